@@ -1,0 +1,26 @@
+"""The dashboard: `streamlit run dashboard/app.py [-- --runs DIR]`. This file only decides which page runs, and for whom."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import streamlit as st
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+st.set_page_config(page_title="DSSDN Explorer", page_icon=":material/graphic_eq:", layout="wide")
+
+address = st.get_option("server.address")
+if address not in LOOPBACK:
+    st.error(
+        f"This page starts processes and reads files, so it serves this machine only, not {address or 'every network'}. "
+        "Start it from the project's folder, which holds `.streamlit/config.toml`, or add `--server.address 127.0.0.1`."
+    )
+    st.stop()
+
+parser = argparse.ArgumentParser(prog="streamlit run dashboard/app.py --")
+parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)")
+st.session_state["runs"] = parser.parse_args().runs
+
+st.navigation([st.Page("views/study.py", title="Study", icon=":material/scatter_plot:", default=True)], position="top").run()

@@ -1,0 +1,30 @@
+"""The one error that a person's input can cause, and the one way in which every command of the house fails."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+
+
+class UserError(ValueError):
+    """Input that breaks a rule: the message names the rule, the value and the fix, and is shown without a traceback."""
+
+
+def unknown(kind: str, value: object, known: Iterable[object]) -> UserError:
+    """The error for a name that is not in a list: quotes the value and every known name."""
+    return UserError(f"unknown {kind} {value!r}; known: {sorted(map(str, known))}")
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Run a command and exit: 0 when it went well, 2 with one plain message on a `UserError`, 130 on Ctrl-C."""
+    try:
+        sys.exit(main() or 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)

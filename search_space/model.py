@@ -1,0 +1,66 @@
+"""The network: stem, distillation blocks, and a head that sees the blocks' outputs at all their scales.
+
+Shape legend: B batch, C channels, T frames, F mel bins, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from search_space.architecture import Architecture
+from search_space.blocks import DistillationBlock, named
+from search_space.presets import resolve
+
+
+class Dssdn(nn.Module):
+    """The deep space separable distillation network of one architecture, (B, 1, T, F) log-mel to (B, K) logits.
+
+    Runs at every input of at least 1 x 1: pooling stops at size 1. Every block's output but the first one's is averaged over
+    time and mel, and their concatenation passes two linear layers.
+
+    Convolutions are initialised after He (normal, fan-in, zero biases), linear layers as torch does.
+
+    Source: DSSDN (arXiv 2405.03567), sec. 2.1 and fig. 2. Assumed: which blocks the head sees, and its hidden layer.
+    """
+
+    def __init__(self, architecture: Architecture, n_classes: int) -> None:
+        super().__init__()
+        self.architecture = architecture
+        stem = architecture.stem
+        self.stem = named(
+            conv=nn.Conv2d(1, stem, 3, padding=1, bias=False), norm=nn.BatchNorm2d(stem), relu=nn.ReLU(inplace=True)
+        )
+        inputs = (stem, *(block.out_channels for block in architecture.blocks))
+        self.blocks = nn.ModuleList(
+            DistillationBlock(c_in, block, architecture.heavy)
+            for c_in, block in zip(inputs, architecture.blocks, strict=False)
+        )
+        taps = sum(block.out_channels for block in architecture.taps)
+        self.head = named(
+            hidden=nn.Linear(taps, architecture.head),
+            relu=nn.ReLU(inplace=True),
+            classes=nn.Linear(architecture.head, n_classes),
+        )
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, logmel_BCTF: Tensor) -> Tensor:
+        x_BCTF = self.stem(logmel_BCTF)
+        taps = []
+        for block in self.blocks:
+            x_BCTF = block(x_BCTF)
+            taps.append(x_BCTF.mean((2, 3)))
+        return self.head(torch.cat(taps[1:] or taps, dim=1))
+
+
+def build_model(network: str | Architecture, n_classes: int = 10) -> Dssdn:
+    """A freshly initialised network (from torch's global generator) for a preset's name, a notation or an architecture.
+
+    Raises `UserError` when the text names no network.
+    """
+    return Dssdn(resolve(network), n_classes)

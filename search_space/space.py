@@ -1,0 +1,211 @@
+"""The spaces that can be searched: named choices, each with its options, and the architecture that a set of choices makes.
+
+One door: `Space.sample(choose)` asks `choose(name, options)` for one option after the other. Random search passes a
+generator's choice, Optuna its suggestions, a replay the recorded values, a person a select box. Numeric options ascend; the
+options under a name never change; a choice that means nothing (OSC's mid channels in a network of SC) is not asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from search_space.architecture import Architecture, Block
+from search_space.complexity import block_layers, count
+from search_space.errors import UserError, unknown
+from search_space.operators import OPERATORS
+
+Option = int | float | str
+Choose = Callable[[str, tuple[Any, ...]], Any]
+
+DEPTHS = (2, 3, 4, 5, 6)
+STEMS = (8, 12, 16, 20, 24, 28, 32)
+GROWTHS = (0, 4, 8, 12, 16, 20, 24)
+SPLIT_RATIOS = (0.25, 0.375, 0.5, 0.625, 0.75, 1.0)
+
+
+class Choice(NamedTuple):
+    """One choice: its options, and when it is asked: (the name of an earlier choice, the options of it that call for this)."""
+
+    name: str
+    options: tuple[Option, ...]
+    when: tuple[str, tuple[Option, ...]] | None = None
+
+    def asked(self, chosen: Mapping[str, Option]) -> bool:
+        """Whether this choice means anything beside the ones already made."""
+        return self.when is None or chosen.get(self.when[0]) in self.when[1]
+
+    def neighbours(self, option: Option) -> list[Option]:
+        """The options one step away: the next ones of a number, all others of a name."""
+        if isinstance(option, str):
+            return [other for other in self.options if other != option]
+        place = self.options.index(option)
+        return [*self.options[max(place - 1, 0) : place], *self.options[place + 1 : place + 2]]
+
+
+@dataclass(frozen=True)
+class Space:
+    """A finite set of architectures, spanned by choices.
+
+    Widths grow twice and then stay: block i's input has stem + growth * min(i, 2) channels, and so has the last output.
+    `per_block` says whether each block has its own split ratio and operator (names `b1_split_ratio`, ...) or all share one.
+    Two different sets of choices always make two different architectures.
+
+    Source: the axes are those of DSSDN (arXiv 2405.03567) and the presets are inside. Assumed: the options.
+    """
+
+    name: str
+    per_block: bool
+
+    @cached_property
+    def _choices(self) -> tuple[Choice, ...]:
+        shared = [Choice("depth", DEPTHS), Choice("stem", STEMS), Choice("growth", GROWTHS)]
+        if not self.per_block:
+            return (*shared, *_block_choices("", None))
+        for number in range(1, DEPTHS[-1] + 1):
+            deep_enough = tuple(depth for depth in DEPTHS if depth >= number)
+            shared += _block_choices(f"b{number}_", ("depth", deep_enough))
+        return tuple(shared)
+
+    @property
+    def choices(self) -> dict[str, tuple[Option, ...]]:
+        """The options of every choice by its name, the conditional ones included, in the order of asking."""
+        return {choice.name: choice.options for choice in self._choices}
+
+    def sample(self, choose: Choose) -> Architecture:
+        """The architecture made of what `choose(name, options)` picks; `rng.choice` can pick: `lambda _, options: rng.choice(options)`.
+
+        Raises `UserError` when a pick is not one of the options.
+        """
+        chosen: dict[str, Option] = {}
+        for choice in self._choices:
+            if choice.asked(chosen):
+                pick = choose(choice.name, choice.options)
+                if pick not in choice.options:
+                    raise UserError(f"{choice.name} is one of {list(choice.options)}; got {pick!r}")
+                chosen[choice.name] = choice.options[choice.options.index(pick)]
+        return self._architecture(chosen)
+
+    @property
+    def size(self) -> int:
+        """How many distinct architectures the space holds."""
+
+        def below(parent: str, option: Option) -> int:
+            called = (c for c in self._choices if c.when and c.when[0] == parent and option in c.when[1])
+            return math.prod(sum(below(c.name, o) for o in c.options) for c in called)
+
+        free = (choice for choice in self._choices if choice.when is None)
+        return math.prod(sum(below(choice.name, option) for option in choice.options) for choice in free)
+
+    @cached_property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that change when the space does.
+
+        They cover the name and all choices; the rule from choices to widths and the structure of the network enter
+        through the notations and costs of the two architectures of all first and all last options.
+        """
+        corners = [self.sample(lambda _, options: options[0]), self.sample(lambda _, options: options[-1])]
+        witnesses = [(str(corner), *count(corner, (431, 256))[:2]) for corner in corners]
+        return hashlib.sha256(json.dumps([self.name, self._choices, witnesses]).encode()).hexdigest()[:12]
+
+    def encode(self, architecture: Architecture) -> dict[str, Option]:
+        """The choices that make this architecture, in the order of asking.
+
+        Raises `UserError` when the space does not hold it.
+        """
+        blocks = architecture.blocks
+        facts: dict[str, Option] = {"depth": len(blocks), "stem": architecture.stem}
+        facts["growth"] = blocks[0].out_channels - architecture.stem
+        for number, block in enumerate(blocks, start=1):
+            prefix = f"b{number}_" if self.per_block else ""
+            facts |= {f"{prefix}split_ratio": block.split_ratio, f"{prefix}operator": block.operator}
+            facts |= {f"{prefix}{name}": value for name, value in block.options}
+        chosen: dict[str, Option] = {}
+        for choice in self._choices:
+            if choice.asked(chosen):
+                if facts[choice.name] not in choice.options:
+                    raise UserError(
+                        f"{architecture} is outside the space {self.name!r}: {choice.name} is one of {list(choice.options)}; got {facts[choice.name]!r}"
+                    )
+                chosen[choice.name] = facts[choice.name]
+        if (nearest := self._architecture(chosen)) != architecture:
+            raise UserError(f"{architecture} is outside the space {self.name!r}; the nearest inside is {nearest}")
+        return chosen
+
+    def neighbours(self, architecture: Architecture) -> list[Architecture]:
+        """Every architecture one choice away: a number one step up or down, another name.
+
+        Choices that only then mean something take each of their options; all others stay. a is a neighbour of b exactly
+        when b is one of a.
+
+        Raises `UserError` when the space does not hold the architecture.
+        """
+        chosen = self.encode(architecture)
+        return [
+            self._architecture(complete)
+            for choice in self._choices
+            if choice.name in chosen
+            for option in choice.neighbours(chosen[choice.name])
+            for complete in self._completions({**chosen, choice.name: option})
+        ]
+
+    def __iter__(self) -> Iterator[Architecture]:
+        """Every architecture once."""
+        return (self._architecture(complete) for complete in self._completions({}))
+
+    def largest(self, input: tuple[int, int], n_classes: int) -> tuple[int, int]:
+        """The most params and the most MACs in the space (of two networks, perhaps), for `input` = (frames, mels)."""
+        biggest = {"depth": DEPTHS[-1], "stem": STEMS[-1], "growth": GROWTHS[-1]}
+        return max(count(self._architecture(c), input, n_classes)[:2] for c in self._completions(biggest))
+
+    def _completions(self, fixed: Mapping[str, Option]) -> Iterator[dict[str, Option]]:
+        """Every set of choices that agrees with the fixed ones, as far as these are asked."""
+
+        def extend(chosen: dict[str, Option], rest: Sequence[Choice]) -> Iterator[dict[str, Option]]:
+            if not rest:
+                yield chosen
+            elif not rest[0].asked(chosen):
+                yield from extend(chosen, rest[1:])
+            else:
+                name = rest[0].name
+                for option in (fixed[name],) if name in fixed else rest[0].options:
+                    yield from extend({**chosen, name: option}, rest[1:])
+
+        return extend({}, self._choices)
+
+    def _architecture(self, chosen: Mapping[str, Any]) -> Architecture:
+        def block(number: int) -> Block:
+            prefix = f"b{number}_" if self.per_block else ""
+            operator = chosen[f"{prefix}operator"]
+            options = tuple((o.name, chosen[f"{prefix}{o.name}"]) for o in OPERATORS[operator].options())
+            return Block(width(number), operator, options, chosen[f"{prefix}split_ratio"])
+
+        def width(number: int) -> int:
+            return chosen["stem"] + chosen["growth"] * min(number, 2)
+
+        return Architecture(chosen["stem"], tuple(block(number) for number in range(1, chosen["depth"] + 1)))
+
+
+def _block_choices(prefix: str, when: tuple[str, tuple[Option, ...]] | None) -> list[Choice]:
+    choices = [Choice(f"{prefix}split_ratio", SPLIT_RATIOS, when), Choice(f"{prefix}operator", tuple(OPERATORS), when)]
+    for name, operator in OPERATORS.items():
+        choices += [Choice(f"{prefix}{o.name}", o.choices, (f"{prefix}operator", (name,))) for o in operator.options()]
+    return choices
+
+
+_SPACES = {space.name: space for space in (Space("dssdn", per_block=False), Space("dssdn-blocks", per_block=True))}
+
+
+def get_space(name: str = "dssdn") -> Space:
+    """The space of this name: `dssdn` (one split ratio and operator a network) or `dssdn-blocks` (one a block).
+
+    Raises `UserError` when there is none.
+    """
+    if name not in _SPACES:
+        raise unknown("space", name, _SPACES)
+    return _SPACES[name]

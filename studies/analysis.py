@@ -1,0 +1,125 @@
+"""What trials say together: the Pareto front, its hypervolume, and whether a search had a signal to follow. Pure, no plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from search_space.errors import UserError
+
+OBJECTIVES = {"val_accuracy": "maximize", "params": "minimize", "macs": "minimize"}
+"""A trial's objectives in their order, each with its direction in Optuna's words."""
+
+
+def non_dominated(values: np.ndarray, minimise: np.ndarray) -> np.ndarray:
+    """Which rows of `values` (n, m) no other row dominates: a mask (n,), whatever the order of the rows.
+
+    `minimise` (m,) says which columns are better when smaller. Equal rows do not dominate each other: all or none of them stay.
+    A row with a NaN is on no front and dominates nothing.
+    """
+    losses = np.where(minimise, values, -np.asarray(values, dtype=float))
+    comparable = np.flatnonzero(np.isfinite(losses).all(axis=1))
+    # Sorted and without repetition, the first row left is on the front, and whatever is nowhere below it is dominated by it.
+    unique, position = np.unique(losses[comparable], axis=0, return_inverse=True)
+    best = np.zeros(len(unique), dtype=bool)
+    left = np.arange(len(unique))
+    while left.size:
+        best[left[0]] = True
+        left = left[(unique[left] < unique[left[0]]).any(axis=1)]
+    mask = np.zeros(len(losses), dtype=bool)
+    mask[comparable] = best[position.reshape(-1)]
+    return mask
+
+
+def front(trials: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `trials` that no other complete trial dominates (accuracy up, params and MACs down), most accurate first.
+
+    Only trials with `state` 'complete' count: they alone were scored at the study's full budget.
+    """
+    complete = trials[trials["state"] == "complete"]
+    minimise = np.array([direction == "minimize" for direction in OBJECTIVES.values()])
+    rows = complete[non_dominated(complete[list(OBJECTIVES)].to_numpy(dtype=float), minimise)]
+    by = [*OBJECTIVES, "trial"]
+    return rows.sort_values(by, ascending=[False, True, True, True], ignore_index=True)
+
+
+def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
+    """The exact volume that `points` (n, 3), every column minimised, dominate below `reference` (3,): 0.0 where there is none.
+
+    The third axis is cut into slabs at the points' values; within a slab the dominated area is a staircase. A point that is not
+    below the reference in every column contributes nothing.
+
+    Source: the definition (Zitzler and Thiele 1998, "size of the space covered"), by dimension sweep; checked against Optuna's.
+    """
+    points = np.asarray(points, dtype=float).reshape(-1, 3)
+    x_end, y_end, z_end = np.asarray(reference, dtype=float)
+    points = points[(points < (x_end, y_end, z_end)).all(axis=1)]
+    points = points[non_dominated(points, np.ones(3, dtype=bool))]
+    points = points[np.argsort(points[:, 0], kind="stable")]
+    volume = 0.0
+    for bottom, top in pairwise([*np.unique(points[:, 2]), z_end]):
+        x, y, _ = points[points[:, 2] <= bottom].T
+        widths = np.diff(x, append=x_end)
+        volume += float(widths @ (y_end - np.minimum.accumulate(y))) * (top - bottom)
+    return volume
+
+
+def hypervolume_of(trials: pd.DataFrame, reference_point: Mapping[str, float]) -> float:
+    """The hypervolume of the complete trials: accuracy above chance (0 to 1) x decades of params x decades of MACs saved.
+
+    `reference_point` holds `accuracy` (chance, 0 to 1), `log10_params` and `log10_macs` (the largest network of the space); it is
+    fixed by the study, so that volumes of one study can be compared over time. Accuracy 1 at a tenth of the params and a tenth of
+    the MACs of the reference alone is worth 1 - chance. Trials that are no better than chance contribute nothing.
+    """
+    complete = trials[trials["state"] == "complete"]
+    losses = np.column_stack(
+        [
+            -complete["val_accuracy"].to_numpy(dtype=float),
+            np.log10(complete["params"].to_numpy(dtype=float)),
+            np.log10(complete["macs"].to_numpy(dtype=float)),
+        ]
+    )
+    reference = [-reference_point["accuracy"], reference_point["log10_params"], reference_point["log10_macs"]]
+    return hypervolume(losses, np.array(reference))
+
+
+@dataclass(frozen=True)
+class Signal:
+    """How much of the differences between scores is the architectures' and how much the seeds' (accuracies 0 to 1).
+
+    `between_sd`: standard deviation between architectures, the seeds' share taken off; `seed_sd`: between seeds of one architecture;
+    `ratio` of the two (infinite without noise, 0 without signal); `rank_correlation`: mean Spearman correlation between pairs of seeds.
+    """
+
+    between_sd: float
+    seed_sd: float
+    ratio: float
+    rank_correlation: float
+
+
+def signal(accuracies: np.ndarray) -> Signal:
+    """The signal in `accuracies` (n_architectures, n_seeds): the variance components of a one-way random model.
+
+    between_sd = sqrt(max(0, var(means) - seed_var / n_seeds)), where seed_var is the mean variance within an architecture. A seed under
+    which every architecture scores the same orders nothing: its correlations count as 0.
+
+    Raises: `UserError` with fewer than two architectures or seeds.
+    Source: Searle, Casella and McCulloch, Variance Components (1992), ANOVA estimators, truncated at 0.
+    """
+    accuracies = np.asarray(accuracies, dtype=float)
+    n_architectures, n_seeds = accuracies.shape
+    if n_architectures < 2 or n_seeds < 2:
+        raise UserError(
+            f"a signal takes at least 2 architectures and 2 seeds, not {n_architectures} and {n_seeds}; train more of them"
+        )
+    seed_variance = accuracies.var(axis=1, ddof=1).mean()
+    between_sd = np.sqrt(max(0.0, accuracies.mean(axis=1).var(ddof=1) - seed_variance / n_seeds))
+    seed_sd = np.sqrt(seed_variance)
+    ratio = between_sd / seed_sd if seed_sd else (np.inf if between_sd else 0.0)
+    correlations = pd.DataFrame(accuracies).corr(method="spearman").fillna(0.0).to_numpy()
+    pairs = correlations[np.triu_indices(n_seeds, k=1)]
+    return Signal(float(between_sd), float(seed_sd), float(ratio), float(pairs.mean()))

@@ -1,0 +1,240 @@
+"""Figures as plain functions: records in, plotly figure out. The one home of colours, axis titles and the way quantities are written.
+
+Colours are told apart with any colour vision, and every trace colour has at least 3:1 contrast against white and against near-black,
+so that one figure serves a light and a dark page. Source: Okabe and Ito, Color Universal Design (2008); blue lightened for the dark.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.express as px
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from studies import analysis
+from trainers.metrics import confusion
+from trainers.runs import Predictions, write_atomic
+
+BLUE, VERMILLION, GREEN, GREY = "#2b84c6", "#d55e00", "#009e73", "#8a8f98"
+"""The front and what is chosen on; what is marked; training; everything else."""
+
+_SHARES = {
+    False: ["#eef4fa", "#0b5394"],
+    True: ["#17293a", "#7fbdf0"],
+}  # none to all, by whether the page is dark
+
+CONFIG = {
+    "showSendToCloud": False,
+    "displaylogo": False,
+    "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
+}
+"""Plotly's own settings for every figure shown: nothing leaves the machine, and only the buttons that help."""
+
+COSTS = {"params": "parameters", "macs": "MACs (multiply-accumulates per clip)"}
+"""A trial's costs, each with the title of its axis."""
+
+_HOVER = ["trial", "preset", "architecture", "val_accuracy", "params", "macs"]
+_SMALLEST, _LARGEST = 8.0, 24.0  # marker diameters in pixels
+
+
+def quantity(number: float) -> str:
+    """A count to three figures with its SI prefix: 31.7 k, 125 M, 1.2 G; below a thousand as it is."""
+    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= 0.9995 * size:
+            return f"{number / size:#.3g}".rstrip(".") + f" {prefix}"
+    return f"{number:.0f}"
+
+
+def per_cent(share: float) -> str:
+    """A share (0 to 1) for people: 88.2 %."""
+    return f"{100 * share:.1f} %"
+
+
+def front_figure(
+    trials: pd.DataFrame,
+    x: str = "params",
+    title: str = "",
+    synthetic: bool = False,
+    marked: int | None = None,
+) -> go.Figure:
+    """Validation accuracy (per cent) against `x` ('params' or 'macs', log axis) of the complete trials, the front drawn.
+
+    A marker's size is the other cost, as in the paper's Fig. 1. The front is that of all three objectives; the staircase joins the
+    best accuracy reached up to each value of `x`. Published presets carry a diamond and their name. `customdata` is [trial number];
+    `marked` is drawn as the selected point.
+    """
+    other = next(cost for cost in COSTS if cost != x)
+    complete = trials[trials["state"] == "complete"].sort_values("trial")
+    on_front = complete["trial"].isin(analysis.front(complete)["trial"])
+    presets = complete[complete["preset"].fillna("") != ""]
+    sizes = _sizes(complete[other])
+
+    figure = go.Figure()
+    figure.add_trace(_staircase(complete, x))
+    for name, rows, colour in (
+        ("other networks", complete[~on_front], GREY),
+        ("on the front", complete[on_front], BLUE),
+    ):
+        marker = {"color": colour, "opacity": 0.9, "size": sizes[rows.index].tolist(), "line": {"width": 0}}
+        figure.add_trace(_networks(rows, x, name=name, mode="markers", marker=marker))
+    outline = {
+        "color": VERMILLION,
+        "symbol": "diamond-open",
+        "size": (sizes[presets.index] + 9).tolist(),
+        "line": {"width": 2},
+    }
+    names = [html.escape(preset) for preset in presets["preset"]]
+    label = {
+        "mode": "markers+text",
+        "text": names,
+        "textposition": "bottom center",
+        "textfont": {"color": VERMILLION},
+    }
+    figure.add_trace(_networks(presets, x, name="published presets", marker=outline, **label))
+    if marked is not None:
+        for trace in figure.data[1:]:
+            trace.selectedpoints = [i for i, [trial] in enumerate(trace.customdata) if trial == marked]
+    figure.update_traces(
+        unselected={"marker": {"opacity": 0.35}},
+        selected={"marker": {"opacity": 1}},
+        selector={"type": "scatter"},
+    )
+
+    figure.update_xaxes(
+        title=COSTS[x], type="log", exponentformat="SI", dtick="D2", minor={"showgrid": False}
+    )
+    figure.update_yaxes(title="validation accuracy (%)", ticksuffix=" %")
+    figure.update_layout(
+        _layout(title, synthetic),
+        legend={
+            "title": {"text": f"marker size: {'MACs' if other == 'macs' else other}  "},
+            "orientation": "h",
+            "y": -0.2,
+        },
+        hovermode="closest",
+        clickmode="event+select",
+        dragmode="zoom",
+    )
+    if complete.empty:
+        figure.add_annotation(
+            text="no finished network yet", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper"
+        )
+    return figure
+
+
+def curve_figure(rows: Sequence[Mapping[str, Any]], title: str = "", synthetic: bool = False) -> go.Figure:
+    """A run's learning curve by epoch: accuracy (per cent) above, loss (nats) below; of training and, where it was measured, val."""
+    curve = pd.DataFrame(list(rows), columns=["epoch", "train_accuracy", "val_accuracy", "loss", "val_loss"])
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
+    for row, unit, train, val in ((1, 100, "train_accuracy", "val_accuracy"), (2, 1, "loss", "val_loss")):
+        for name, column, colour in (("train", train, GREEN), ("val", val, BLUE)):
+            known = curve.dropna(subset=[column])
+            values = (known[column].astype(float) * unit).tolist()
+            style = {
+                "mode": "lines+markers",
+                "marker": {"color": colour, "size": 6},
+                "line": {"color": colour, "width": 2},
+            }
+            show = {"name": name, "legendgroup": name, "showlegend": row == 1}
+            hover = "epoch %{x}: %{y:.1f} %" if row == 1 else "epoch %{x}: %{y:.3f}"
+            trace = go.Scatter(x=known["epoch"].tolist(), y=values, hovertemplate=hover, **style, **show)
+            figure.add_trace(trace, row=row, col=1)
+    figure.update_yaxes(title="accuracy (%)", row=1, col=1)
+    figure.update_yaxes(title="loss (nats)", rangemode="tozero", row=2, col=1)
+    figure.update_xaxes(title="epoch", row=2, col=1, tickformat="d")
+    figure.update_layout(
+        _layout(title, synthetic), legend={"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"}
+    )
+    return figure
+
+
+def confusion_figure(
+    predictions: Predictions, classes: Sequence[str], title: str = "", synthetic: bool = False, dark: bool = False
+) -> go.Figure:
+    """What was said (columns) of the clips that are in truth a class (rows), in per cent of the row; numbers up to 20 classes.
+
+    `dark` fits the scale to a dark page.
+    """
+    counts_KK = confusion(predictions.labels_N, predictions.probabilities_NK.argmax(1), len(classes))
+    shares_KK = 100 * counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
+    names = [html.escape(name) for name in classes]
+    text = ".0f" if len(names) <= 20 else False
+    figure = px.imshow(
+        shares_KK, x=names, y=names, text_auto=text, color_continuous_scale=_SHARES[dark], zmin=0, zmax=100
+    )
+    hover = "in truth %{y}<br>said %{x}<br>%{customdata} clips, %{z:.1f} % of the class<extra></extra>"
+    figure.update_traces(customdata=counts_KK.tolist(), hovertemplate=hover, xgap=1, ygap=1)
+    figure.update_xaxes(title="said", tickangle=-45, showgrid=False)
+    figure.update_yaxes(title="in truth", showgrid=False)
+    figure.update_layout(_layout(title, synthetic), coloraxis_showscale=False)
+    return figure
+
+
+def write_html(figure: go.Figure, path: Path) -> None:
+    """Write a figure as one page that needs no network: plotly.js is inside, the button that uploads to plotly's cloud is not."""
+    page = figure.to_html(include_plotlyjs=True, config=CONFIG)
+    write_atomic(path, lambda file: file.write(page.encode()))
+
+
+def _layout(title: str, synthetic: bool) -> dict[str, Any]:
+    words = [html.escape(title)] if title else []
+    words += ["synthetic data"] if synthetic else []
+    text = " · ".join(words)
+    return {
+        "template": "plotly_white",
+        "title": {"text": text},
+        "margin": {"t": 48 if text else 16, "r": 16, "b": 16, "l": 16},
+    }
+
+
+def _sizes(costs: pd.Series) -> pd.Series:
+    """Marker diameters (pixels), linear in the logarithm of the cost, the middle one where all cost the same."""
+    logs = costs.astype(float).map(np.log10)
+    spread = logs.max() - logs.min()
+    share = (logs - logs.min()) / spread if spread > 0 else logs * 0 + 0.5
+    return share * (_LARGEST - _SMALLEST) + _SMALLEST
+
+
+def _networks(rows: pd.DataFrame, x: str, **style: Any) -> go.Scatter:
+    """The trials as points that say who they are under the pointer and hand on their number when clicked."""
+    hover = [
+        f"<b>trial {trial}{' · ' + html.escape(preset) if isinstance(preset, str) and preset else ''}</b><br>{html.escape(architecture)}"
+        f"<br>{per_cent(accuracy)} · {quantity(params)} params · {quantity(macs)} MACs"
+        for trial, preset, architecture, accuracy, params, macs in rows[_HOVER].itertuples(
+            index=False, name=None
+        )
+    ]
+    return go.Scatter(
+        x=rows[x].tolist(),
+        y=(100 * rows["val_accuracy"].astype(float)).tolist(),
+        customdata=[[int(trial)] for trial in rows["trial"]],
+        hovertext=hover,
+        hovertemplate="%{hovertext}<extra></extra>",
+        **style,
+    )
+
+
+def _staircase(complete: pd.DataFrame, x: str) -> go.Scatter:
+    """The best accuracy among all networks up to each cost, drawn on to the dearest network."""
+    best = (
+        complete.groupby(x)["val_accuracy"].max().sort_index().cummax()
+        if len(complete)
+        else pd.Series(dtype=float)
+    )
+    steps = best[~best.duplicated() | (best.index == best.index.max())]
+    return go.Scatter(
+        x=steps.index.tolist(),
+        y=(100 * steps.astype(float)).tolist(),
+        mode="lines",
+        line={"color": BLUE, "width": 1.5, "shape": "hv"},
+        opacity=0.6,
+        hoverinfo="skip",
+        showlegend=False,
+        name="best accuracy up to this cost",
+    )

@@ -1,0 +1,131 @@
+"""A study's records as frames, wherever they live: the only file that knows where.
+
+    from studies import open_study
+
+    study = open_study("esc10")        # runs/esc10
+    study.trials()                     # every trial, a row each
+    study.front()                      # the Pareto front of val accuracy, params and MACs
+    study.model(17)                    # trial 17's network with its weights: raw log-mel (B, 1, T, F) to logits (B, K)
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from search_space.errors import UserError
+from search_space.space import get_space
+from studies.analysis import front
+from studies.storage import JOURNAL, open_storage
+from trainers.runs import Run, study_folder, trial_folder
+
+if TYPE_CHECKING:
+    from torch import nn
+
+STATES = ("complete", "running", "queued", "duplicate", "over_cap", "failed", "interrupted")
+_COLUMNS = ("trial", "state", "architecture", "preset", "val_accuracy", "params", "macs", "seconds", "error", "same_as")
+
+
+class StudyRecords:
+    """One study, read. Looking never changes it."""
+
+    def __init__(self, name: str, path: Path, study: optuna.Study) -> None:
+        self.name = name
+        self.path = path
+        self._study = study
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """What the study is about: data, space, sizes, budget, recipe, reference point."""
+        return dict(self._study.user_attrs)
+
+    def trials(self) -> pd.DataFrame:
+        """Every trial in order: `state` (one of `STATES`), `architecture`, `val_accuracy` (0 to 1), `params`, `macs`, `seconds`, `error`,
+        and a column for every choice of the space (empty where the choice is not active)."""
+        choices = get_space(self.info["space"]["name"]).choices
+        rows = [trial_row(trial, choices) for trial in self._study.get_trials(deepcopy=False)]
+        columns = [*_COLUMNS, *choices]
+        frame = pd.DataFrame(rows, columns=columns)
+        return frame.astype({"trial": int})
+
+    def front(self) -> pd.DataFrame:
+        """The trials that no other one beats in val accuracy, params and MACs at once, by falling accuracy."""
+        return front(self.trials())
+
+    def run(self, trial: int) -> Run:
+        """The folder of a trial's training."""
+        return Run(trial_folder(self.path.parent, self.name, trial))
+
+    def retrainings(self) -> list[Run]:
+        """The study's full retrainings, by name of their folder."""
+        return [Run(path.parent) for path in sorted(self.path.glob("retrain/*/run.json"))]
+
+    def model(self, trial: int) -> nn.Sequential:
+        """A trial's network with its weights, in eval mode: raw log-mel (B, 1, T, F) at the study's `train_input` to logits (B, K)."""
+        from trainers.recorded import load_model
+
+        return load_model(self.run(trial))
+
+
+def open_study(name: str, runs: Path | str = "runs", storage: str | None = None) -> StudyRecords:
+    """The records of the study `runs/<name>`. Raises `UserError` with the known names when there is none."""
+    path = study_folder(runs, name)
+    if storage is None and not (path / JOURNAL).exists():
+        raise UserError(f"no study {name!r} in {runs}; known: {list_studies(runs)}; `python -m studies.run --study {name}` makes one")
+    try:
+        study = optuna.load_study(study_name=name, storage=open_storage(path, storage))
+    except KeyError as error:
+        raise UserError(f"the storage holds no study {name!r}") from error
+    if "data" not in study.user_attrs:
+        raise UserError(f"study {name!r} was not made by studies.run, or was stopped before it began")
+    return StudyRecords(name, path, study)
+
+
+def list_studies(runs: Path | str = "runs") -> list[str]:
+    """Names of the studies in a folder, the most recently changed one first."""
+    found = [path.parent for path in Path(runs).glob(f"*/{JOURNAL}") if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", path.parent.name)]
+    return [path.name for path in sorted(found, key=lambda path: (path / JOURNAL).stat().st_mtime, reverse=True)]
+
+
+def trial_row(trial: FrozenTrial, choices: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """One trial as a row of `StudyRecords.trials`."""
+    kept = trial.user_attrs
+    return {
+        "trial": trial.number,
+        "state": trial_state(trial),
+        **{key: kept.get(key) for key in ("architecture", "preset", "params", "macs", "seconds", "error", "same_as")},
+        "val_accuracy": trial.values[0] if trial.state == TrialState.COMPLETE else None,
+        **{name: decode(choices[name], value) for name, value in trial.params.items() if name in choices},
+    }
+
+
+def trial_state(trial: FrozenTrial) -> str:
+    """A trial's state in this project's words; 'complete' alone has been trained and scored."""
+    if trial.state == TrialState.COMPLETE:
+        return "complete"
+    if trial.state == TrialState.WAITING:
+        return "queued"
+    if trial.state == TrialState.RUNNING:
+        return "running"
+    return str(trial.user_attrs.get("outcome", "failed"))
+
+
+def ordered(options: tuple[Any, ...]) -> bool:
+    """Whether a choice's options have an order: numbers have; Optuna is told their index, so that it knows."""
+    return all(isinstance(option, int | float) for option in options)
+
+
+def decode(options: tuple[Any, ...], value: Any) -> Any:
+    """The option that Optuna's value stands for."""
+    return options[value] if ordered(options) else value
+
+
+def encode(options: tuple[Any, ...], option: Any) -> Any:
+    """Optuna's value for an option."""
+    return options.index(option) if ordered(options) else option

@@ -1,0 +1,275 @@
+"""Search: `python -m studies.run --trials 200 [--data FOLDER]`. The same command again continues to the total."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from search_space.complexity import parse_input
+from search_space.errors import UserError, run_command, unknown
+from studies.analysis import hypervolume_of
+from studies.charts import front_figure, write_html
+from studies.records import StudyRecords
+from studies.search import SAMPLERS, Search, SearchOptions, Told
+from trainers.datasets import open_dataset
+from trainers.features import prepare
+
+_FRONT_ROWS = 30
+_COUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmMgG]?)")
+_FACTOR = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    parser = _parser()
+    given, _ = parser.parse_known_args(argv)
+    if given.config is not None:
+        parser.set_defaults(**_from_toml(given.config, parser))
+    options = vars(parser.parse_args(argv))
+    as_json, source = options.pop("json"), options.pop("data")
+    subset, fold = options.pop("subset"), options.pop("fold")
+    options.pop("config")
+    console = Console(stderr=as_json, highlight=False)
+    signal.signal(signal.SIGTERM, _interrupt)
+
+    began = time.monotonic()
+    dataset = open_dataset(source, subset=subset, fold=fold)
+    for notice in dataset.notices:
+        console.print(notice)
+    with _progress(console) as progress:
+        bar = progress.add_task("log-mels", total=None)
+        features = prepare(dataset, progress=lambda done, total: progress.update(bar, completed=done, total=total))
+        progress.update(bar, visible=False)
+    search = Search(SearchOptions(**options), dataset, features, {"source": _kept_source(source, dataset.name), "subset": subset, "fold": fold})
+    with search.opened() as records:
+        _introduce(console, search)
+        interrupted = False
+        try:
+            ended_early = _run(console, search, records)
+        except KeyboardInterrupt:
+            interrupted, ended_early = True, "interrupted; what is finished stays, and the same command goes on to the total"
+        summary = _summary(search, records, time.monotonic() - began)
+        _write_front(records)
+    if as_json:
+        json.dump(summary, sys.stdout)
+        print()
+    else:
+        _print_front(console, records, summary)
+    if ended_early:
+        console.print(ended_early)
+    return 130 if interrupted else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    defaults = SearchOptions()
+    parser = argparse.ArgumentParser(prog="python -m studies.run", description=(__doc__ or "").split("\n")[0])
+    add = parser.add_argument
+    add("--trials", type=int, default=defaults.trials, help="distinct networks trained in the whole study (default: 200)")
+    add("--data", metavar="FOLDER", help="a folder in ESC-50's layout, or 'synthetic' (default: $DSSDN_DATA, else synthetic)")
+    add("--subset", help="a named part of the data (esc10) or a csv with a column 'filename'")
+    add("--fold", type=int, default=5, help="the test fold; the one before it is val (default: 5)")
+    add("--study", metavar="NAME", help="the study's name (default: the data's name)")
+    add("--runs", type=Path, default=defaults.runs, metavar="DIR", help="where studies lie (default: runs)")
+    add("--storage", metavar="URL", help="a database instead of the journal in the study's folder")
+    add("--space", default=defaults.space, help="dssdn (one operator and split for the network) or dssdn-blocks (one a block)")
+    add("--sampler", default=defaults.sampler, help=f"one of {', '.join(SAMPLERS)} (default: tpe)")
+    add("--seed", type=int, default=defaults.seed, help="of sampling and of every training (default: 0)")
+    add("--workers", type=int, help="processes that train (default: one a GPU, or one a core up to 8)")
+    add("--device", default=defaults.device, help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--budget", type=count_of, metavar="CLIPS", help="clips a candidate sees (default: 3200, or 192 a class)")
+    add("--train-input", type=_size, metavar="TxF", help="frames x mels that candidates train on; costs count at full size")
+    add("--max-params", type=count_of, metavar="N", help="networks with more are recorded, not trained (100k, 0.1M)")
+    add("--max-macs", type=count_of, metavar="N", help="likewise, at the full input (600M, 0.6G)")
+    add("--config", type=Path, metavar="FILE.toml", help="any of these options as keys; flags win")
+    add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
+    return parser
+
+
+def count_of(text: str) -> int:
+    """A whole number with an optional k, M or G behind it, at least 1."""
+    match = _COUNT.fullmatch(text)
+    value = float(match[1]) * _FACTOR[match[2].lower()] if match else 0.0
+    if value < 1 or value != int(value):
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 such as 3200, 100k or 0.6G, not {text!r}")
+    return int(value)
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        return parse_input(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _from_toml(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """The file's options as the parser's defaults, checked like flags. Raises `UserError` that names the key."""
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path} is not valid TOML: {error}") from error
+    actions = {action.option_strings[0][2:]: action for action in parser._actions if action.dest not in ("help", "config")}
+    values = {}
+    for key, value in content.items():
+        action = actions.get(key.replace("_", "-"))
+        if action is None:
+            raise unknown(f"option in {path}", key, actions)
+        if isinstance(value, bool) != (action.nargs == 0) or not isinstance(value, str | int | float):
+            raise UserError(f"--config {path}: {key} can not be {value!r}; write it as the flag --{key.replace('_', '-')} takes it")
+        try:
+            convert = action.type if callable(action.type) else str
+            values[action.dest] = value if action.nargs == 0 else convert(str(value))
+        except (argparse.ArgumentTypeError, ValueError) as error:
+            raise UserError(f"--config {path}: {key} = {value!r}: {error}") from error
+    return values
+
+
+def _kept_source(source: str | None, name: str) -> str:
+    """What a later retraining opens: the folder's full path, or 'synthetic'."""
+    import os
+
+    source = source or os.environ.get("DSSDN_DATA") or name
+    return source if source == "synthetic" else str(Path(source).resolve())
+
+
+def _introduce(console: Console, search: Search) -> None:
+    data = search.data
+    synthetic = " [bold yellow](synthetic data: a generated stand-in, not recordings)[/]" if data["synthetic"] else ""
+    console.print(
+        f"study [bold]{search.name}[/] on {data['name']}{synthetic}: {data['counts']['train']} train, {data['counts']['val']} val clips, "
+        f"{search.n_classes} classes"
+    )
+    console.print(
+        f"{search.space.size:,} networks in space {search.space.name}; each sees {search.budget:,} clips at "
+        f"{search.train_input[0]}x{search.train_input[1]}; params and MACs count at {search.input[0]}x{search.input[1]} frames x mels"
+    )
+
+
+def _run(console: Console, search: Search, records: StudyRecords) -> str | None:
+    best = records.trials()["val_accuracy"].max()
+    state = {"done": 0, "best": 0.0 if pd.isna(best) else float(best), "began": time.monotonic()}
+    with _progress(console) as progress:
+        bar = progress.add_task("estimating", total=search.options.trials)
+
+        def on_start(seconds: float, remaining: int) -> None:
+            done = search.options.trials - remaining
+            if remaining:
+                each = seconds * search.workers / remaining
+                console.print(
+                    f"{remaining} networks to train, about {each:.0f} s each with {search.workers} worker(s) of {search.threads} thread(s): "
+                    f"about {_duration(seconds)}"
+                )
+            progress.update(bar, completed=max(0, done), description="trials")
+
+        def on_told(told: Told) -> None:
+            if told.val_accuracy is None:
+                console.print(f"trial {told.trial}  {told.architecture}  {(told.error or '').splitlines()[0]}")
+                return
+            state["done"] += 1
+            state["best"] = max(state["best"], told.val_accuracy)
+            elapsed = time.monotonic() - state["began"]
+            complete = (progress.tasks[bar].completed or 0) + 1
+            left = elapsed / state["done"] * (search.options.trials - complete)
+            front = len(records.front())
+            status = f"best {state['best']:.1%}  front {front}  {_duration(left)} left"
+            progress.update(bar, completed=complete, description=status)
+            if not console.is_terminal:
+                console.print(
+                    f"trial {told.trial}  {told.architecture}  val {told.val_accuracy:.1%}  "
+                    f"{complete:.0f}/{search.options.trials}  {status}",
+                    soft_wrap=True,
+                )
+
+        return search.run(on_start, on_told)
+
+
+def _summary(search: Search, records: StudyRecords, seconds: float) -> dict[str, Any]:
+    trials = records.trials()
+    info = records.info
+    front = records.front()
+    return {
+        "study": records.name,
+        "data": {key: info["data"][key] for key in ("name", "synthetic", "counts", "digest", "fold")},
+        "trials": {str(state): int(number) for state, number in trials["state"].value_counts().items()},
+        "clips_seen": int((trials["state"] == "complete").sum()) * info["budget"],
+        "budget": info["budget"],
+        "input": info["input"],
+        "train_input": info["train_input"],
+        "space": info["space"],
+        "hypervolume": hypervolume_of(trials, info["reference_point"]),
+        "reference_point": info["reference_point"],
+        "seconds": round(seconds, 1),
+        "front": [
+            {
+                "trial": int(row.trial),
+                "architecture": row.architecture,
+                "val_accuracy": float(row.val_accuracy),
+                "params": int(row.params),
+                "macs": int(row.macs),
+            }
+            for row in front.itertuples()
+        ],
+    }
+
+
+def _write_front(records: StudyRecords) -> None:
+    trials = records.trials()
+    if (trials["state"] != "complete").all():
+        return
+    data = records.info["data"]
+    figure = front_figure(trials, x="macs", title=f"{records.name}: {data['name']}", synthetic=data["synthetic"])
+    write_html(figure, records.path / "front.html")
+    records.front().to_csv(records.path / "front.csv", index=False)
+
+
+def _print_front(console: Console, records: StudyRecords, summary: dict[str, Any]) -> None:
+    front = summary["front"]
+    data = summary["data"]
+    table = Table(
+        *("trial", "network", "val accuracy", "params", "MACs"),
+        title=f"Pareto front of {records.name}" + (" (synthetic data)" if data["synthetic"] else ""),
+    )
+    for row in front[:_FRONT_ROWS]:
+        table.add_row(
+            *(str(row["trial"]), row["architecture"], f"{row['val_accuracy']:.1%}", f"{row['params']:,}", f"{row['macs'] / 1e6:,.1f} M")
+        )
+    console.print(table)
+    if len(front) > _FRONT_ROWS:
+        console.print(f"and {len(front) - _FRONT_ROWS} more in {records.path / 'front.csv'}")
+    states = ", ".join(f"{number} {state.replace('_', ' ')}" for state, number in summary["trials"].items())
+    console.print(f"trials: {states}; hypervolume {summary['hypervolume']:.4f}; {_duration(summary['seconds'])}")
+    console.print(f"see {records.path / 'front.html'}, or: streamlit run dashboard/app.py")
+    if front:
+        console.print(f"train one fully: python -m trainers.retrain --study {records.name} --trial {front[0]['trial']} --epochs 60")
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,130 @@
+"""The process that trains a study's candidates, one after the other. It reads train and val; test is never loaded here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Event
+from typing import Any
+
+import torch
+
+from search_space.architecture import Architecture
+from trainers.config import Recipe
+from trainers.datasets import open_dataset
+from trainers.features import prepare
+from trainers.inputs import Inputs, load_inputs
+from trainers.loop import Stopped, predict, seeded_model, train
+from trainers.recorded import train_recorded
+from trainers.runs import Run, provenance
+
+_ESTIMATE_BATCHES = 2
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """What every candidate of a study has in common: data, size and number of the clips, recipe, length, threads."""
+
+    source: str
+    subset: str | None
+    fold: int
+    digest: str
+    train_input: tuple[int, int]
+    recipe: Recipe
+    budget: int
+    seed: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class _Worker:
+    task: WorkerTask
+    inputs: Inputs
+    device: torch.device
+    stop: Event
+
+
+_worker: _Worker | None = None
+
+
+def start_worker(task: WorkerTask, devices: Queue[str], stop: Event, parent: int) -> None:
+    """Set this process up: its share of the cores, its device, its data in memory; it ends when its parent does."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(task.threads)
+    dataset = open_dataset(task.source, subset=task.subset, fold=task.fold)
+    features = prepare(dataset)
+    if features.digest != task.digest:
+        raise RuntimeError(f"the data in {task.source!r} changed while the study was starting")
+    inputs = load_inputs(dataset, features, size=task.train_input, train_clips=task.budget)
+    _worker = _Worker(task, inputs, torch.device(devices.get()), stop)
+
+
+def train_candidate(architecture: str, path: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Train one candidate for the budget and leave its run folder: val_accuracy (0 to 1) and seconds.
+
+    Raises `Diverged`, `Stopped` and whatever torch raises; the run's status says so too.
+    """
+    worker = _require()
+    task = worker.task
+    began = time.monotonic()
+    run = Run(path)
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.write_json("run.json", config)
+    run.write_json("provenance.json", provenance(command=config["command"], threads=task.threads, device=str(worker.device)))
+
+    def check() -> None:
+        if worker.stop.is_set():
+            raise Stopped
+
+    _, said = train_recorded(
+        *(run, Architecture.parse(architecture), worker.inputs, task.recipe, task.budget, task.seed, worker.device),
+        on_batch=check,
+    )
+    epochs = len(run.metrics())
+    run.write_status("finished", epoch=epochs, epochs=epochs, eta_s=0.0)
+    return {"val_accuracy": said.accuracy, "seconds": round(time.monotonic() - began, 2)}
+
+
+def measure_candidate(architectures: list[str]) -> float:
+    """Seconds that an average one of these would take for the budget and its validation, from a few real batches of each."""
+    worker = _require()
+    task, total_s = worker.task, 0.0
+    batch = task.recipe.batch_size
+    val = worker.inputs.splits["val"]
+    few = Inputs(
+        {**worker.inputs.splits, "val": type(val)(val.logmel_NTF[:batch], val.labels_N[:batch], val.clips[:batch])},
+        *(worker.inputs.mean_F, worker.inputs.std_F, worker.inputs.classes),
+    )
+    without_val = Inputs({"train": few.splits["train"]}, few.mean_F, few.std_F, few.classes)
+    for text in architectures:
+        architecture = Architecture.parse(text)
+        train(architecture, without_val, task.recipe, batch, task.seed, worker.device)
+        began = time.monotonic()
+        train(architecture, without_val, task.recipe, batch * _ESTIMATE_BATCHES, task.seed, worker.device)
+        trained_s = (time.monotonic() - began) / (batch * _ESTIMATE_BATCHES)
+        model = seeded_model(architecture, len(few.classes), task.seed).to(worker.device)
+        began = time.monotonic()
+        predict(model, few, "val", worker.device)
+        judged_s = (time.monotonic() - began) / min(batch, len(val))
+        total_s += trained_s * task.budget + judged_s * len(val)
+    return total_s / len(architectures)
+
+
+def _require() -> _Worker:
+    if _worker is None:
+        raise RuntimeError("start_worker has not run in this process")
+    return _worker
+
+
+def _end_with(parent: int) -> None:
+    """A killed study can not end its workers: they look for it themselves."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

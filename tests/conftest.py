@@ -1,0 +1,66 @@
+"""A tiny data set in ESC-50's layout and a real study on it, made once a session by the project's own commands."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from studies import run as studies_run
+
+SAMPLE_RATE = 16_000
+CLASSES = ("low", "high", "noise")
+
+
+def write_esc_folder(root: Path, clips_per_fold: int = 3, seconds: float = 1.0) -> Path:
+    """A folder in ESC-50's layout: three classes that a small network tells apart, five folds, one source recording a clip."""
+    rng = np.random.default_rng(0)
+    (root / "audio").mkdir(parents=True)
+    (root / "meta").mkdir()
+    rows = []
+    for fold in range(1, 6):
+        for target, name in enumerate(CLASSES):
+            for clip in range(clips_per_fold):
+                time_N = np.arange(int(SAMPLE_RATE * seconds)) / SAMPLE_RATE
+                tone = {"low": 300, "high": 3000, "noise": 0}[name] * rng.uniform(0.8, 1.2)
+                wave_N = 0.1 * np.sin(2 * np.pi * tone * time_N) + (0.1 if name == "noise" else 0.01) * rng.standard_normal(len(time_N))
+                source = fold * 1000 + target * 100 + clip
+                filename = f"{fold}-{source}-A-{target}.wav"
+                soundfile.write(root / "audio" / filename, wave_N, SAMPLE_RATE)
+                rows.append([filename, fold, target, name, False, source, "A"])
+    with (root / "meta" / "esc50.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["filename", "fold", "target", "category", "esc10", "src_file", "take"], *rows])
+    return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests never touch the user's cache, nor follow the user's environment."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DSSDN_CACHE", str(tmp_path_factory.mktemp("cache")))
+    patch.delenv("DSSDN_DATA", raising=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny data set; not to be changed (`make_folder` makes one that may be)."""
+    return write_esc_folder(tmp_path_factory.mktemp("tiny") / "esc")
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a tiny data set that a test may spoil."""
+    return lambda **options: write_esc_folder(tmp_path / "esc", **options)
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """(runs, name) of a finished study of four networks, made by the command; not to be changed."""
+    runs = tmp_path_factory.mktemp("tiny-study") / "runs"
+    arguments = ["--data", str(tiny_folder), "--runs", str(runs), "--study", "tiny", "--trials", "4", "--workers", "1"]
+    assert studies_run.main([*arguments, "--budget", "96", "--train-input", "16x16"]) == 0
+    return runs, "tiny"

@@ -1,0 +1,140 @@
+"""Figures: what is drawn is what the records say, in the units the axes name."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from studies import charts
+from trainers.runs import Predictions
+
+
+@pytest.fixture
+def trials() -> pd.DataFrame:
+    """Four complete trials, two of them on the front, one a preset, and one that failed."""
+    return pd.DataFrame(
+        {
+            "trial": [0, 1, 2, 3, 4],
+            "state": ["complete", "complete", "complete", "complete", "failed"],
+            "architecture": [f"dssdn_c{width}" for width in (8, 12, 16, 20, 24)],
+            "preset": ["dssdn-large", None, None, None, None],
+            "val_accuracy": [0.8, 0.9, 0.7, 0.6, None],
+            "params": [20_000, 40_000, 10_000, 10_000, 5_000],
+            "macs": [10**7, 10**8, 10**9, 10**9, 10**5],
+        }
+    )
+
+
+def make_predictions(labels: list[int], said: list[int]) -> Predictions:
+    """Certain predictions of three classes."""
+    names = [f"{i}.wav" for i in range(len(labels))]
+    return Predictions(np.eye(3, dtype=np.float32)[said], np.array(labels), names, [""] * len(labels))
+
+
+def clickable(figure):
+    """The traces whose points are networks."""
+    return [trace for trace in figure.data if trace.customdata is not None]
+
+
+def test_quantities_have_three_figures_and_a_prefix():
+    numbers = (7, 999, 31_741, 124_600_000, 999_600, 1.2e9, 100_000)
+    written = ["7", "999", "31.7 k", "125 M", "1.00 M", "1.20 G", "100 k"]
+    assert [charts.quantity(number) for number in numbers] == written
+    assert charts.per_cent(0.8816) == "88.2 %"
+
+
+@pytest.mark.parametrize("x", charts.COSTS)
+def test_front_figure_draws_complete_trials_once_with_their_numbers(trials, x):
+    figure = charts.front_figure(trials, x, title="Front")
+    others, front, presets = clickable(figure)
+    assert others.customdata == ([3],)
+    assert front.customdata == ([0], [1], [2])
+    assert presets.customdata == ([0],)
+    assert isinstance(front.customdata[0], list)
+    assert list(front.x) == trials[x].tolist()[:3]
+    assert list(front.y) == pytest.approx([80, 90, 70])
+    assert presets.text == ("dssdn-large",)
+    assert (figure.layout.xaxis.type, figure.layout.yaxis.title.text) == ("log", "validation accuracy (%)")
+
+
+def test_the_staircase_joins_the_best_up_to_each_cost(trials):
+    line = charts.front_figure(trials, "params").data[0]
+    assert line.line.shape == "hv"
+    assert (list(line.x), list(line.y)) == ([10_000, 20_000, 40_000], pytest.approx([70, 80, 90]))
+    # At MACs the best is the second cheapest; its level is drawn on to the dearest.
+    line = charts.front_figure(trials, "macs").data[0]
+    assert (list(line.x), list(line.y)) == ([10**7, 10**8, 10**9], pytest.approx([80, 90, 90]))
+
+
+def test_marker_size_is_the_other_cost(trials):
+    _, front, _ = clickable(charts.front_figure(trials, "params"))
+    assert front.marker.size == pytest.approx((8.0, 16.0, 24.0))  # 10^7, 10^8, 10^9 MACs
+    assert "MACs" in charts.front_figure(trials, "params").layout.legend.title.text
+
+
+def test_hover_says_who_a_point_is_and_never_runs_what_it_says(trials):
+    trials.loc[1, "architecture"] = "<img src=x onerror=alert(1)>"
+    _, front, _ = clickable(charts.front_figure(trials))
+    assert (
+        front.hovertext[0]
+        == "<b>trial 0 · dssdn-large</b><br>dssdn_c8<br>80.0 % · 20.0 k params · 10.0 M MACs"
+    )
+    assert "<img" not in front.hovertext[1]
+
+
+def test_synthetic_data_is_called_so(trials):
+    assert (
+        charts.front_figure(trials, title="Front", synthetic=True).layout.title.text
+        == "Front · synthetic data"
+    )
+    assert charts.curve_figure([], synthetic=True).layout.title.text == "synthetic data"
+    assert (
+        charts.confusion_figure(make_predictions([0, 1], [0, 1]), ["a", "b", "c"], synthetic=True).layout.title.text == "synthetic data"
+    )
+    assert not charts.front_figure(trials).layout.title.text
+
+
+def test_a_marked_trial_is_selected_in_every_trace(trials):
+    others, front, presets = clickable(charts.front_figure(trials, marked=1))
+    assert [others.selectedpoints, front.selectedpoints, presets.selectedpoints] == [(), (1,), ()]
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_front_figure_of_few_trials(trials, rows):
+    figure = charts.front_figure(trials[:rows])
+    assert sum(len(trace.x) for trace in clickable(figure)) == 2 * rows
+    assert bool(figure.layout.annotations) == (rows == 0)
+
+
+def test_curve_leaves_out_what_was_not_measured():
+    rows = [
+        {"epoch": 1, "clips_seen": 100, "loss": 2.0, "train_accuracy": 0.3},
+        {
+            "epoch": 2,
+            "clips_seen": 200,
+            "loss": 1.5,
+            "train_accuracy": 0.5,
+            "val_accuracy": 0.45,
+            "val_loss": 1.6,
+        },
+    ]
+    train, val, loss, val_loss = charts.curve_figure(rows).data
+    assert (train.x, train.y) == ((1, 2), (30.0, 50.0))
+    assert (val.x, val.y) == ((2,), (45.0,))
+    assert (loss.y, val_loss.y) == ((2.0, 1.5), (1.6,))
+
+
+def test_confusion_is_per_cent_of_the_true_class():
+    predictions = make_predictions(labels=[0, 0, 0, 0, 2, 2, 2, 2], said=[0, 0, 0, 1, 0, 1, 2, 2])
+    (cells,) = charts.confusion_figure(predictions, ["airport", "bus", "<b>tram"]).data
+    assert np.allclose(cells.z, [[75, 25, 0], [0, 0, 0], [25, 25, 50]])
+    assert list(cells.y) == ["airport", "bus", "&lt;b&gt;tram"]
+    assert np.array_equal(cells.customdata, [[3, 1, 0], [0, 0, 0], [1, 1, 2]])
+
+
+def test_a_written_figure_needs_no_network(trials, tmp_path):
+    path = tmp_path / "study" / "front.html"
+    charts.write_html(charts.front_figure(trials), path)
+    page = path.read_text("utf-8")
+    assert "<script src=" not in page
+    assert '"showSendToCloud": false' in page
+    assert len(page) > 1_000_000  # plotly.js itself

@@ -1,0 +1,105 @@
+"""How a network is trained: frozen recipes, presets that derive from one another. The only home of training's defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from search_space.errors import unknown
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training but the network, the data, the seed and the length.
+
+    `lr` is the peak learning rate, `schedule` its course over the clips seen, `warm_up` the share of them in which it rises.
+    `mixup_alpha` 0 means no mixup; `mixup_half_from` is the share of the training after which only half of each batch is mixed.
+    `roll` shifts each clip in time, around its ends. `masks` is the number of masks along each axis (SpecAugment), `mask_width` the
+    greatest share of the axis that one mask covers.
+    """
+
+    name: str
+    optimizer: str
+    lr: float
+    weight_decay: float
+    schedule: str
+    warm_up: float = 0.0
+    momentum: float = 0.9
+    batch_size: int = 32
+    label_smoothing: float = 0.0
+    roll: bool = False
+    mixup_alpha: float = 0.0
+    mixup_half_from: float = 1.0
+    masks: int = 0
+    mask_width: float = 0.0
+
+
+def short() -> Recipe:
+    """The recipe of a study's candidates: learns in a few thousand clips and tells networks apart.
+
+    Source: chosen by `python -m benchmarks.signal`, not by the best accuracy; the figures stand in studies/LOG.md.
+    """
+    return Recipe(
+        name="short",
+        optimizer="adamw",
+        lr=4e-3,
+        weight_decay=0.02,
+        schedule="one_cycle",
+        warm_up=0.3,
+        label_smoothing=0.1,
+        roll=True,
+    )
+
+
+def long() -> Recipe:
+    """The default of a full retraining: the short recipe over many epochs, with masks against overfitting.
+
+    Assumed: two masks along each axis of up to a sixteenth of it; compared with nothing yet.
+    """
+    return replace(short(), name="long", masks=2, mask_width=1 / 16)
+
+
+def paper() -> Recipe:
+    """The recipe of the DSSDN paper, as far as its text gives it; useless in short runs (studies/LOG.md).
+
+    Source: DSSDN, sections 3.2 and 3.3 (SGD, 1e-3, cosine, batch 32, mixup 0.4, two masks of width 2 of 256 along each axis).
+    Assumed: momentum 0.9; half of the batch is mixed after 60 % of the epochs (the DSMN code's switch).
+    Left out: spectrum correction, which needs a set of several recorders.
+    """
+    return Recipe(
+        name="paper",
+        optimizer="sgd",
+        lr=1e-3,
+        weight_decay=0.0,
+        schedule="cosine",
+        mixup_alpha=0.4,
+        mixup_half_from=0.6,
+        masks=2,
+        mask_width=2 / 256,
+    )
+
+
+RECIPES = {"short": short, "long": long, "paper": paper}
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe of this name. Raises `UserError` with the known names."""
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name]()
+
+
+def default_budget(n_classes: int) -> int:
+    """Clips that a study's candidate sees when nobody says how many.
+
+    Source: `python -m benchmarks.signal` (studies/LOG.md): ten classes need a third of what fifty do.
+    """
+    return max(3200, 192 * n_classes)
+
+
+def default_train_input(size: tuple[int, int]) -> tuple[int, int]:
+    """Frames x mels that candidates train on when nobody says so: half the frames, a quarter of the mels, at least 32 of each.
+
+    Source: `python -m benchmarks.signal` (studies/LOG.md). Costs are always counted at the full size.
+    """
+    frames, mels = size
+    return min(frames, max(32, frames // 2)), min(mels, max(32, mels // 4))

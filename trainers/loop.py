@@ -1,0 +1,206 @@
+"""The one visible training loop.
+
+A training is a function of values: the same network, inputs, recipe, length and seed give the same weights, to the bit, on one machine with
+the same number of threads. Every epoch draws from a generator of its own, seeded by (seed, epoch), so a training that goes on from the end
+of an epoch needs nothing but the weights and the optimiser's state.
+
+B batch, T frames, F mel bins, K classes, N clips.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from search_space.architecture import Architecture
+from search_space.errors import UserError
+from search_space.model import build_model
+from trainers.augment import augment
+from trainers.config import Recipe
+from trainers.inputs import Inputs, Split
+from trainers.runs import Predictions
+
+
+class Diverged(ArithmeticError):
+    """The loss stopped being a finite number: the message says in which epoch and after how many clips."""
+
+
+class Stopped(RuntimeError):
+    """The training was asked to stop and did, between two batches."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What stands after a finished epoch: its row for the curve, and all that the next one starts from."""
+
+    row: dict[str, Any]
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+
+
+def train(
+    architecture: Architecture,
+    inputs: Inputs,
+    recipe: Recipe,
+    clips: int,
+    seed: int,
+    device: torch.device,
+    *,
+    validate: str = "last",
+    start: dict[str, Any] | None = None,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+    on_batch: Callable[[], None] = lambda: None,
+) -> nn.Module:
+    """The trained network, on `device`, after exactly `clips` clips seen.
+
+    An epoch is one pass over train in a new order; the last one is cut where the clips run out. `validate` is 'every' or 'last' (epoch);
+    accuracies are 0 to 1. `start` is a checkpoint ({'epoch', 'model', 'optimizer'}) to go on from. `on_epoch` hears of every finished
+    epoch, `on_batch` is called before every batch and may raise `Stopped`. Raises `Diverged` on a loss that is not finite.
+    """
+    model = seeded_model(architecture, len(inputs.classes), seed).to(
+        device, memory_format=torch.channels_last
+    )
+    optimizer = _optimizer(model, recipe)
+    if start is not None:
+        model.load_state_dict(start["model"])
+        optimizer.load_state_dict(start["optimizer"])
+    train_split = inputs.splits["train"]
+    epochs = math.ceil(clips / len(train_split))
+    for epoch in range(start["epoch"] if start else 0, epochs):
+        began = time.perf_counter()
+        seen = epoch * len(train_split)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order = torch.randperm(len(train_split), generator=generator)[: clips - seen]
+        loss_sum, correct = 0.0, 0
+        model.train()
+        for index_B in order.tensor_split(math.ceil(len(order) / recipe.batch_size)):
+            on_batch()
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * schedule(recipe, (seen + len(index_B) / 2) / clips)
+            logmel_BTF = inputs.normalise(train_split.logmel_NTF[index_B].to(device))
+            labels_B = train_split.labels_N[index_B].to(device)
+            targets_BK = one_hot(labels_B, len(inputs.classes)).float()
+            logmel_BTF, targets_BK = augment(logmel_BTF, targets_BK, recipe, seen / clips, generator)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16_pays(device)):
+                logits_BK = model(logmel_BTF.unsqueeze(1).contiguous(memory_format=torch.channels_last))
+            loss = cross_entropy(logits_BK.float(), targets_BK, label_smoothing=recipe.label_smoothing)
+            if not math.isfinite(value := loss.item()):
+                raise Diverged(
+                    f"the loss became {value} in epoch {epoch + 1} after {seen} clips; lower the learning rate"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            seen += len(index_B)
+            loss_sum += value * len(index_B)
+            correct += int((logits_BK.argmax(1) == labels_B).sum())
+        row: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "clips_seen": seen,
+            "lr": optimizer.param_groups[0]["lr"],
+            "loss": loss_sum / len(order),
+            "train_accuracy": correct / len(order),
+        }
+        if "val" in inputs.splits and (validate == "every" or epoch + 1 == epochs):
+            probabilities_NK, labels_N = predict(model, inputs, "val", device)
+            row["val_accuracy"] = float((probabilities_NK.argmax(1) == labels_N).mean())
+            row["val_loss"] = float(
+                -np.log(probabilities_NK[np.arange(len(labels_N)), labels_N].clip(1e-12)).mean()
+            )
+        row["seconds"] = time.perf_counter() - began
+        on_epoch(Epoch(row, model, optimizer))
+    return model
+
+
+def predict(
+    model: nn.Module, inputs: Inputs, split: str, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (N, K) float32 and labels (N,) of a split's clips, in the split's order.
+
+    In float32, without augmentation; the model's mode is as it was afterwards.
+    """
+    data: Split = inputs.splits[split]
+    was_training = model.training
+    model.eval()
+    batches: list[Tensor] = []
+    with torch.inference_mode():
+        for start in range(0, len(data), 32):
+            logmel_BTF = inputs.normalise(data.logmel_NTF[start : start + 32].to(device))
+            logits_BK = model(logmel_BTF.unsqueeze(1).contiguous(memory_format=torch.channels_last))
+            batches.append(logits_BK.float().softmax(1).cpu())
+    model.train(was_training)
+    return torch.cat(batches).numpy(), data.labels_N.numpy()
+
+
+def predictions(model: nn.Module, inputs: Inputs, split: str, device: torch.device) -> Predictions:
+    """`predict` with each clip's file name and recorder beside it: what a run keeps."""
+    clips = inputs.splits[split].clips
+    return Predictions(
+        *predict(model, inputs, split, device),
+        [clip.filename for clip in clips],
+        [clip.recorder for clip in clips],
+    )
+
+
+def schedule(recipe: Recipe, progress: float) -> float:
+    """The learning rate as a share of its peak, when the share `progress` of all clips has been seen.
+
+    'one_cycle' rises from 1/25 along a half cosine during `warm_up` and falls along another to 0; 'cosine' falls from 1 to 0.
+    Source: Smith and Topin, 2018 (one cycle, without its momentum); Loshchilov and Hutter, 2017 (cosine).
+    """
+    if recipe.schedule == "one_cycle" and progress < recipe.warm_up:
+        return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * progress / recipe.warm_up)) / 2
+    start = recipe.warm_up if recipe.schedule == "one_cycle" else 0.0
+    return (1 + math.cos(math.pi * (progress - start) / (1 - start))) / 2
+
+
+def seeded_model(architecture: Architecture, n_classes: int, seed: int) -> nn.Module:
+    """A new network whose initial weights depend on the seed alone; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_model(architecture, n_classes)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device of 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:1'. Raises `UserError` where it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device is auto, cpu, cuda or cuda:N, not {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device is auto, cpu, cuda or cuda:N, not {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
+    return device
+
+
+def bfloat16_pays(device: torch.device) -> bool:
+    """Whether training's forward pass runs in bfloat16: on a GPU that has it, on a CPU with its matrix instructions."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Weight decay falls on matrices and kernels only, never on biases and normalisation."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
+    return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)

@@ -1,0 +1,226 @@
+"""Train one network fully: `python -m trainers.retrain --study NAME --trial 17 --epochs 60`.
+
+Full-size input, all training clips, val every epoch, the last epoch's weights, test scored once at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from search_space.architecture import Architecture
+from search_space.complexity import count
+from search_space.errors import UserError, run_command
+from trainers.config import RECIPES, get_recipe
+from trainers.datasets import Dataset, open_dataset
+from trainers.features import prepare
+from trainers.inputs import load_inputs
+from trainers.loop import Stopped, predictions, resolve_device
+from trainers.metrics import scores
+from trainers.recorded import train_recorded
+from trainers.runs import Run, provenance, retrain_folder, trial_folder
+
+_TABLE_ROWS = 20
+
+
+def retrain(
+    runs: Path,
+    study: str,
+    trial: int,
+    *,
+    epochs: int = 60,
+    recipe: str = "long",
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    console: Console | None = None,
+) -> Run:
+    """The finished run of a trial's network, trained on all of train at full size and scored once on test.
+
+    A run that has finished already is handed back as it is. Raises `UserError` when the trial does not exist, its data is not what it was, or
+    an unfinished run lies in the way and `resume` was not asked for.
+    """
+    console = console or Console(stderr=True)
+    candidate = Run(trial_folder(runs, study, trial))
+    if not (candidate.path / "run.json").exists():
+        raise UserError(f"study {study!r} has no trained trial {trial}: {candidate.path} holds no run")
+    if epochs < 1:
+        raise UserError(f"--epochs is at least 1, not {epochs}")
+    chosen = get_recipe(recipe)
+    config = candidate.config
+    architecture = Architecture.parse(config["architecture"])
+    run = Run(retrain_folder(runs, study, trial, recipe, epochs, seed))
+    if run.scores:
+        console.print(f"{run.path} has finished already; these are its scores")
+        return run
+    if run.path.exists() and (run.path / "run.json").exists():
+        if run.alive and run.status.get("state") == "running":
+            raise UserError(
+                f"{run.path} is being trained by process {run.status['pid']}; wait for it or end it"
+            )
+        if not resume:
+            raise UserError(
+                f"{run.path} exists and has not finished: go on with --resume, or choose another --seed"
+            )
+
+    spec = config["data"]
+    dataset = open_dataset(spec["source"], subset=spec["subset"], fold=spec["fold"])
+    for notice in dataset.notices:
+        console.print(notice)
+    features = prepare(dataset)
+    if features.digest != spec["digest"]:
+        raise UserError(
+            f"the data in {spec['source']!r} is not what the study was made on (digest {features.digest[:12]}, then "
+            f"{spec['digest'][:12]}); restore it, or run a new study"
+        )
+    inputs = load_inputs(dataset, features)
+    target = resolve_device(device)
+    clips = epochs * len(inputs.splits["train"])
+    cost = count(architecture, inputs.size, len(dataset.classes))
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.write_json(
+        "run.json",
+        {
+            "kind": "retrain",
+            "study": study,
+            "trial": trial,
+            "architecture": str(architecture),
+            "preset": config.get("preset"),
+            "params": cost.params,
+            "macs": cost.macs,
+            "data": data_record(dataset, features.digest, spec["source"], spec["subset"], spec["fold"]),
+            "input": list(inputs.size),
+            "train_input": list(inputs.size),
+            "recipe": dataclasses.asdict(chosen),
+            "epochs": epochs,
+            "clips": clips,
+            "seed": seed,
+            "device": str(target),
+        },
+    )
+    run.write_json("provenance.json", provenance())
+
+    def say(row: dict[str, Any], eta_s: float) -> None:
+        console.print(
+            f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.3f}  train {row['train_accuracy']:.1%}  "
+            f"val {row['val_accuracy']:.1%}  {row['seconds']:.1f} s  about {eta_s / 60:.1f} min left"
+        )
+
+    stop = _stop_on_signals()
+
+    def check() -> None:
+        if stop.is_set():
+            raise Stopped
+
+    console.print(
+        f"training {architecture} on {dataset.name}{' (synthetic data)' if dataset.synthetic else ''}: {epochs} epochs of "
+        f"{len(inputs.splits['train'])} clips at {inputs.size[0]}x{inputs.size[1]} on {target}"
+    )
+    try:
+        model, _ = train_recorded(
+            *(run, architecture, inputs, chosen, clips, seed, target),
+            keep_checkpoints=True,
+            resume=resume,
+            on_epoch=say,
+            on_batch=check,
+        )
+    except Stopped as stopped:
+        console.print(
+            f"stopped; finished epochs are kept. The same command with --resume goes on: {run.path}"
+        )
+        raise KeyboardInterrupt from stopped
+    inputs = load_inputs(dataset, features, splits=("test",))
+    said = predictions(model, inputs, "test", target)
+    run.write_predictions("test", said)
+    seen = {clip.recorder for clip in inputs.splits["train"].clips}
+    run.write_json("scores.json", {"split": "test", **scores(said, dataset.classes, seen)})
+    run.write_status("finished", epoch=epochs, epochs=epochs, eta_s=0.0)
+    return run
+
+
+def data_record(dataset: Dataset, digest: str, source: str, subset: str | None, fold: int) -> dict[str, Any]:
+    """What a run keeps of its data: where it came from, what it is, how it was split (clips per split)."""
+    return {
+        "source": source,
+        "subset": subset,
+        "fold": fold,
+        "name": dataset.name,
+        "synthetic": dataset.synthetic,
+        "digest": digest,
+        "classes": list(dataset.classes),
+        "counts": {name: len(getattr(dataset.splits, name)) for name in ("train", "val", "test")},
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m trainers.retrain", description=__doc__.split("\n")[0])
+    parser.add_argument("--study", required=True, metavar="NAME", help="the study that found the network")
+    parser.add_argument("--trial", required=True, type=int, help="the trial whose network is trained")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)"
+    )
+    parser.add_argument("--epochs", type=int, default=60, help="passes over all training clips (default: 60)")
+    parser.add_argument("--recipe", default="long", help=f"one of {', '.join(RECIPES)} (default: long)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--resume", action="store_true", help="go on after the last finished epoch")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document on stdout, the rest on stderr"
+    )
+    options = vars(parser.parse_args(argv))
+    as_json = options.pop("json")
+    run = retrain(**options, console=Console(stderr=as_json, highlight=False))
+    if as_json:
+        json.dump(
+            {"run": str(run.path), **run.config, "metrics": run.metrics(), "test": run.scores}, sys.stdout
+        )
+        print()
+    else:
+        _print_scores(run)
+    return 0
+
+
+def _print_scores(run: Run) -> None:
+    config, test = run.config, run.scores or {}
+    data = config["data"]
+    title = f"{config['architecture']} on {data['name']}" + (" (synthetic data)" if data["synthetic"] else "")
+    console = Console(highlight=False)
+    val = run.metrics()[-1]["val_accuracy"]
+    console.print(
+        f"\n{title}, test fold scored once ({test['n_clips']} clips): {test['accuracy']:.1%} "
+        f"(macro {test['macro_accuracy']:.1%}, log loss {test['log_loss']:.3f}); val {val:.1%}"
+    )
+    for heading, rows in (("scene", test["per_scene"]), ("recorder", test["per_recorder"])):
+        table = Table(heading, "test accuracy")
+        worst_first = sorted(rows.items(), key=lambda item: item[1])
+        for name, accuracy in worst_first[:_TABLE_ROWS]:
+            table.add_row(name or "(not named)", f"{accuracy:.1%}")
+        console.print(table)
+        if len(rows) > _TABLE_ROWS:
+            console.print(f"the worst {_TABLE_ROWS} of {len(rows)}; all of them stand in scores.json")
+    if test["unseen"] is not None and test["seen"] is not None:
+        console.print(f"recorders of the training set {test['seen']:.1%}, others {test['unseen']:.1%}")
+    console.print(f"everything is in {run.path}")
+
+
+def _stop_on_signals() -> threading.Event:
+    """An event that SIGINT and SIGTERM set, so that a batch under way is finished; outside the main thread nothing can be caught."""
+    stop = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+if __name__ == "__main__":
+    run_command(main)

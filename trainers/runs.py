@@ -1,0 +1,258 @@
+"""One run's folder: what is in it, written atomically, read without torch.
+
+    run.json               what was trained, on what, how: enough to do it again
+    status.json            running, finished, failed or interrupted; epoch, seconds left, process
+    metrics.jsonl          one line per epoch, appended as it ends
+    predictions-val.npz    probabilities, labels, file names, recorders (-test: full retrainings only)
+    weights.safetensors    the network and the normalisation of its input
+    scores.json            the test split, scored once (full retrainings only)
+    provenance.json        versions, git revision, command, machine
+    checkpoint.pt          the last finished epoch (full retrainings only)
+
+A study's candidates lie in `runs/<study>/trials/<trial>`, full retrainings in `runs/<study>/retrain/`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import psutil
+
+from search_space.errors import UserError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network said of a split: `probabilities_NK` float32, `labels_N` int64, and each clip's file name and recorder."""
+
+    probabilities_NK: np.ndarray
+    labels_N: np.ndarray
+    filenames: list[str]
+    recorders: list[str]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of clips whose most probable class is the right one, 0 to 1."""
+        return float((self.probabilities_NK.argmax(1) == self.labels_N).mean())
+
+
+class Run:
+    """A run's folder, read without torch. A file that is not there yet reads as empty; a torn one raises `UserError`."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What was trained, on what, how. Raises `UserError` when the folder holds no run."""
+        config = self._json("run.json")
+        if not config:
+            raise UserError(f"{self.path} holds no run: run.json is missing")
+        return config
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """state, epoch, epochs, eta_s, pid, pid_started, updated, error: as the run last wrote it, true or not any more."""
+        return self._json("status.json")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process that wrote the status still exists (its id and its start time both agree)."""
+        status = self.status
+        return process_alive(status.get("pid"), status.get("pid_started"))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Versions, git revision, command and machine of the run."""
+        return self._json("provenance.json")
+
+    @property
+    def scores(self) -> dict[str, Any] | None:
+        """The test split's scores, or None while the run has not finished."""
+        return self._json("scores.json") or None
+
+    @property
+    def weights_path(self) -> Path:
+        """Where the weights lie (safetensors)."""
+        return self.path / "weights.safetensors"
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One row per finished epoch; a line torn by a kill at the very end is left out."""
+        path = self.path / "metrics.jsonl"
+        rows = []
+        for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def predictions(self, split: str) -> Predictions | None:
+        """The predictions on 'val' or 'test', or None where the run has none."""
+        path = self.path / f"predictions-{split}.npz"
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return Predictions(
+                    file["probabilities"],
+                    file["labels"],
+                    [str(name) for name in file["filenames"]],
+                    [str(name) for name in file["recorders"]],
+                )
+        except (ValueError, KeyError, OSError) as error:
+            raise UserError(f"{path} can not be read ({error}); train this network again") from error
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write one of the run's JSON files, whole or not at all."""
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        write_atomic(self.path / name, lambda file: file.write(text.encode()))
+
+    def write_status(self, state: str, **fields: Any) -> None:
+        """Say where the run stands, with this process's id and start time, so that a reader can tell a dead run."""
+        process = psutil.Process()
+        own = {"pid": process.pid, "pid_started": process.create_time(), "updated": now()}
+        self.write_json("status.json", {"state": state, **fields, **own})
+
+    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Replace the curve by these rows (a resumed run starts from its checkpoint's)."""
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        write_atomic(self.path / "metrics.jsonl", lambda file: file.write(text.encode()))
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add one finished epoch to the curve."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def write_predictions(self, split: str, predictions: Predictions) -> None:
+        """Keep what the network said of a split (compressed, no pickle)."""
+        arrays = {
+            "probabilities": predictions.probabilities_NK.astype(np.float32),
+            "labels": predictions.labels_N.astype(np.int64),
+            "filenames": np.array(predictions.filenames, dtype=np.str_),
+            "recorders": np.array(predictions.recorders, dtype=np.str_),
+        }
+        path = self.path / f"predictions-{split}.npz"
+        write_atomic(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        try:
+            content = json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not valid JSON ({error}); the record is corrupt") from error
+        if not isinstance(content, dict):
+            raise UserError(
+                f"{path} must hold a JSON object, not {type(content).__name__}; the record is corrupt"
+            )
+        return content
+
+
+def study_folder(runs: Path | str, study: str) -> Path:
+    """`runs/<study>`. Raises `UserError` for a name that could leave the folder or that no shell would like."""
+    if not _NAME.fullmatch(study):
+        raise UserError(
+            f"a study's name has 1 to 64 letters, digits, '.', '_' or '-' and starts with a letter or digit, not {study!r}"
+        )
+    return Path(runs) / study
+
+
+def trial_folder(runs: Path | str, study: str, trial: int) -> Path:
+    """`runs/<study>/trials/00017`: a candidate's folder."""
+    return study_folder(runs, study) / "trials" / f"{trial:05d}"
+
+
+def retrain_folder(runs: Path | str, study: str, trial: int, recipe: str, epochs: int, seed: int) -> Path:
+    """`runs/<study>/retrain/00017-<recipe>-e60-s0`: a full retraining's folder."""
+    return study_folder(runs, study) / "retrain" / f"{trial:05d}-{recipe}-e{epochs}-s{seed}"
+
+
+def process_alive(pid: int | None, started: float | None) -> bool:
+    """Whether the process with this id *and* this start time (seconds since the epoch) still runs."""
+    if pid is None or started is None:
+        return False
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a file that appears under `path` whole, or not at all: a kill or a full disk leaves the old one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def provenance(**fields: Any) -> dict[str, Any]:
+    """What one must know to do a run again: command, versions, git revision, machine, and the fields given."""
+    packages = ("torch", "torchaudio", "numpy", "optuna", "soundfile")
+    return {
+        "command": " ".join(["python", *_module_and_arguments()]),
+        "started": now(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "git": _git_revision(),
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+        **fields,
+    }
+
+
+def _module_and_arguments() -> list[str]:
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    module = ["-m", spec.name] if spec else [Path(sys.argv[0]).name]
+    return [*module, *sys.argv[1:]]
+
+
+@cache
+def _git_revision() -> str | None:
+    """The project's revision, '+' behind it when files differ, or None outside of a checkout."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty=+",
+        "--exclude=*",
+        "--abbrev=40",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
