@@ -9,7 +9,8 @@ import streamlit as st
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-st.set_page_config(page_title="DSSDN Explorer", page_icon=":material/graphic_eq:", layout="wide")
+# No icon: streamlit fetches its picture from the network.
+st.set_page_config(page_title="DSSDN Explorer", layout="wide")
 
 address = st.get_option("server.address")
 if address not in LOOPBACK:
@@ -20,7 +21,9 @@ if address not in LOOPBACK:
     st.stop()
 
 parser = argparse.ArgumentParser(prog="streamlit run dashboard/app.py --")
-parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)")
+parser.add_argument(
+    "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)"
+)
 st.session_state["runs"] = parser.parse_args().runs
 
-st.navigation([st.Page("views/study.py", title="Study", icon=":material/scatter_plot:", default=True)], position="top").run()
+st.navigation([st.Page("views/study.py", title="Study", default=True)], position="top").run()

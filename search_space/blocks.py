@@ -30,12 +30,22 @@ def pointwise(c_in: int, c_out: int, bias: bool = False) -> nn.Conv2d:
     return nn.Conv2d(c_in, c_out, 1, bias=bias)
 
 
+def channel_means(x_BCTF: Tensor) -> Tensor:
+    """The global average pool, (B, C, T, F) to (B, C).
+
+    A sum divided by its length, because the gradient of `x.mean((2, 3))` is a whole new map that is not in channels_last.
+    Measured: attention, batch norm and ReLU on 8 maps of 44x216x256, forward and backward, 1 thread, ms a clip with the mean
+    and with the sum: 40 and 35 in fp32, 29 and 23 under bf16.
+    """
+    return x_BCTF.sum((2, 3)) / (x_BCTF.shape[2] * x_BCTF.shape[3])
+
+
 class Cross(nn.Module):
     """s3x1(x) + s1x3(x), two channel-wise convolutions without bias, (B, C, T, F) to the same.
 
     Both run as one channel-wise 3x3 convolution whose kernel is the plus that the two make together: the same sum in one
-    pass. While being traced (for a count or an export) it is the two convolutions of the equation, so that nobody counts
-    the four zeros in the corners.
+    pass. While being traced for a count it is the two convolutions of the equation, so that nobody counts the zeros in the
+    corners.
 
     Measured: two convolutions against one, forward and backward, 12 settings of size and precision each with 1 and 2
     threads: one is 1.3 to 5 times faster in every setting.
@@ -111,7 +121,7 @@ class ChannelAttention(nn.Module):
         self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
 
     def forward(self, x_BCTF: Tensor) -> Tensor:
-        scale_BC = self.conv(x_BCTF.mean((2, 3)).unsqueeze(1)).squeeze(1).sigmoid()
+        scale_BC = self.conv(channel_means(x_BCTF).unsqueeze(1)).squeeze(1).sigmoid()
         return x_BCTF * scale_BC[:, :, None, None]
 
 
@@ -140,7 +150,11 @@ class DistillationBlock(nn.Module):
         self.split_ratio, self.heavy = block.split_ratio, heavy
 
         def stage(channels: int) -> nn.Sequential:
-            return named(operator=operator.build(c_in, channels), norm=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True))
+            return named(
+                operator=operator.build(c_in, channels),
+                norm=nn.BatchNorm2d(channels),
+                relu=nn.ReLU(inplace=True),
+            )
 
         self.first, self.second, self.third = stage(c_in), stage(c_in), stage(half)
         self.distil_input = pointwise(c_in, half, bias=True)
@@ -168,4 +182,6 @@ class DistillationBlock(nn.Module):
     def _distil(self, x_BCTH: Tensor) -> Tensor:
         first_BCTH = self.first(x_BCTH)
         third_BCTH = self.third(self.second(first_BCTH))
-        return self.fuse(torch.cat([self.distil_input(x_BCTH), self.distil_first(first_BCTH), third_BCTH], dim=1))
+        return self.fuse(
+            torch.cat([self.distil_input(x_BCTH), self.distil_first(first_BCTH), third_BCTH], dim=1)
+        )

@@ -3,7 +3,7 @@
 The convention, which every figure of the house follows:
 
 * `macs` are the multiply-accumulates of convolutions and linear layers for one clip. Biases, batch norm, activations,
-  pooling and additions are not counted (they are under 2 % of these networks, and no two counters agree on them).
+  pooling and additions are not counted: no two counters agree on them.
 * `params` are all trainable numbers, biases and batch norm's scale and shift included; running statistics are not.
 * The input is `frames x mels`, always the size the network is meant for, never a smaller one it was trained at.
 
@@ -42,7 +42,9 @@ class Cost(NamedTuple):
     layers: tuple[LayerCost, ...]
 
 
-def convolution(name: str, kind: str, shape: tuple[int, int, int], weights: int, biases: int = 0) -> LayerCost:
+def convolution(
+    name: str, kind: str, shape: tuple[int, int, int], weights: int, biases: int = 0
+) -> LayerCost:
     """The row of a convolution: each weight is used once at each of the output's T x F positions, whatever the kernel."""
     return LayerCost(name, kind, shape, weights + biases, weights * shape[1] * shape[2])
 
@@ -71,7 +73,7 @@ def eca_kernel(channels: int) -> int:
 
     Source: ECA-Net (Wang et al. 2020), eq. 12 with gamma = 2, b = 1.
     """
-    size = int((channels.bit_length() - 1 + 1) / 2)
+    size = channels.bit_length() // 2
     return max(size if size % 2 else size + 1, 3)
 
 
@@ -81,14 +83,14 @@ def _network(architecture: Architecture, input: tuple[int, int], n_classes: int)
     yield convolution("stem.conv", "3x3", (c_in, T, F), 9 * c_in)
     yield _batch_norm("stem.norm", (c_in, T, F))
     for index, block in enumerate(architecture.blocks):
-        yield from block_layers(f"blocks.{index}", c_in, block, (T, F))
+        yield from _block_layers(f"blocks.{index}", c_in, block, (T, F))
         c_in, T, F = block.out_channels, max(T // 2, 1), max(F // 2, 1)
     taps, head = sum(block.out_channels for block in architecture.taps), architecture.head
     yield LayerCost("head.hidden", "linear", (head, 1, 1), (taps + 1) * head, taps * head)
     yield LayerCost("head.classes", "linear", (n_classes, 1, 1), (head + 1) * n_classes, head * n_classes)
 
 
-def block_layers(name: str, c_in: int, block: Block, size: tuple[int, int]) -> Iterator[LayerCost]:
+def _block_layers(name: str, c_in: int, block: Block, size: tuple[int, int]) -> Iterator[LayerCost]:
     """The rows of one distillation block on a map of `size` = (T, F) with `c_in` channels."""
     T, F = size
     c_out, half, operator = block.out_channels, c_in // 2, block.module
@@ -103,7 +105,7 @@ def block_layers(name: str, c_in: int, block: Block, size: tuple[int, int]) -> I
     if block.split_ratio < 1:
         yield convolution(f"{name}.light", "1x1", (c_out, T, F - F_heavy), c_in * c_out, c_out)
     kernel = eca_kernel(c_out)
-    yield LayerCost(f"{name}.attention", "channel attention", (c_out, T, F), kernel, kernel * c_out)
+    yield LayerCost(f"{name}.attention", "ECA", (c_out, T, F), kernel, kernel * c_out)
     yield _batch_norm(f"{name}.norm", (c_out, T, F))
     yield LayerCost(f"{name}.pool", "2x2 average", (c_out, max(T // 2, 1), max(F // 2, 1)), 0, 0)
 
@@ -119,7 +121,9 @@ def parse_input(text: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text.strip())
     if match is None:
-        raise UserError(f"an input is frames x mels, two whole numbers of at least 1; got {text!r}; write e.g. 431x256")
+        raise UserError(
+            f"an input is frames x mels, two whole numbers of at least 1; got {text!r}; write e.g. 431x256"
+        )
     return int(match[1]), int(match[2])
 
 

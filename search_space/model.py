@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from search_space.architecture import Architecture
-from search_space.blocks import DistillationBlock, named
+from search_space.blocks import DistillationBlock, channel_means, named
 from search_space.presets import resolve
 
 
@@ -29,7 +29,9 @@ class Dssdn(nn.Module):
         self.architecture = architecture
         stem = architecture.stem
         self.stem = named(
-            conv=nn.Conv2d(1, stem, 3, padding=1, bias=False), norm=nn.BatchNorm2d(stem), relu=nn.ReLU(inplace=True)
+            conv=nn.Conv2d(1, stem, 3, padding=1, bias=False),
+            norm=nn.BatchNorm2d(stem),
+            relu=nn.ReLU(inplace=True),
         )
         inputs = (stem, *(block.out_channels for block in architecture.blocks))
         self.blocks = nn.ModuleList(
@@ -47,14 +49,14 @@ class Dssdn(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
 
     def forward(self, logmel_BCTF: Tensor) -> Tensor:
         x_BCTF = self.stem(logmel_BCTF)
         taps = []
         for block in self.blocks:
             x_BCTF = block(x_BCTF)
-            taps.append(x_BCTF.mean((2, 3)))
+            taps.append(channel_means(x_BCTF))
         return self.head(torch.cat(taps[1:] or taps, dim=1))
 
 

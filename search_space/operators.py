@@ -35,9 +35,13 @@ class Option(NamedTuple):
         """Raises `UserError` when the value is not of the option's type or out of its range."""
         whole = self.type is int
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-            raise UserError(f"{self.name} is a {'whole ' if whole else ''}number; got {value!r}; try {self.choices[0]}")
+            raise UserError(
+                f"{self.name} is a {'whole ' if whole else ''}number; got {value!r}; try {self.choices[0]}"
+            )
         if not self.low <= value <= self.high:
-            raise UserError(f"{self.name} is from {self.low} to {self.high}; got {value!r}; try {self.choices[0]}")
+            raise UserError(
+                f"{self.name} is from {self.low} to {self.high}; got {value!r}; try {self.choices[0]}"
+            )
 
 
 def _option(letter: str, choices: tuple[int | float, ...], low: int | float, high: int | float) -> Any:
@@ -89,7 +93,7 @@ class SeparableConvolution(Operator):
 
     def cost(self, name: str, c_in: int, shape: tuple[int, int, int]) -> Iterator[LayerCost]:
         yield convolution(f"{name}.pointwise", "1x1", shape, c_in * shape[0])
-        yield convolution(f"{name}.cross", "3x1 + 1x3 channel-wise", shape, 6 * shape[0])
+        yield convolution(f"{name}.cross", "3x1 + 1x3", shape, 6 * shape[0])
 
     def build(self, c_in: int, c_out: int) -> nn.Module:
         from search_space.blocks import Cross, named, pointwise
@@ -114,7 +118,7 @@ class OrthonormalSeparableConvolution(Operator):
         c_out, T, F = shape
         yield convolution(f"{name}.squeeze", "1x1", (self.osc_mid, T, F), c_in * self.osc_mid)
         yield convolution(f"{name}.expand", "1x1", shape, self.osc_mid * c_out)
-        yield convolution(f"{name}.cross", "3x1 + 1x3 channel-wise", shape, 6 * c_out)
+        yield convolution(f"{name}.cross", "3x1 + 1x3", shape, 6 * c_out)
 
     def build(self, c_in: int, c_out: int) -> nn.Module:
         from search_space.blocks import Cross, OrthonormalPointwise, named, pointwise

@@ -11,36 +11,31 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from search_space.architecture import Architecture, Block
-from search_space.complexity import block_layers, count
+from search_space.complexity import Cost, count
 from search_space.errors import UserError, unknown
 from search_space.operators import OPERATORS
 
-Option = int | float | str
+Value = int | float | str
 Choose = Callable[[str, tuple[Any, ...]], Any]
-
-DEPTHS = (2, 3, 4, 5, 6)
-STEMS = (8, 12, 16, 20, 24, 28, 32)
-GROWTHS = (0, 4, 8, 12, 16, 20, 24)
-SPLIT_RATIOS = (0.25, 0.375, 0.5, 0.625, 0.75, 1.0)
 
 
 class Choice(NamedTuple):
     """One choice: its options, and when it is asked: (the name of an earlier choice, the options of it that call for this)."""
 
     name: str
-    options: tuple[Option, ...]
-    when: tuple[str, tuple[Option, ...]] | None = None
+    options: tuple[Value, ...]
+    when: tuple[str, tuple[Value, ...]] | None = None
 
-    def asked(self, chosen: Mapping[str, Option]) -> bool:
+    def asked(self, chosen: Mapping[str, Value]) -> bool:
         """Whether this choice means anything beside the ones already made."""
         return self.when is None or chosen.get(self.when[0]) in self.when[1]
 
-    def neighbours(self, option: Option) -> list[Option]:
+    def neighbours(self, option: Value) -> list[Value]:
         """The options one step away: the next ones of a number, all others of a name."""
         if isinstance(option, str):
             return [other for other in self.options if other != option]
@@ -61,19 +56,33 @@ class Space:
 
     name: str
     per_block: bool
+    depths: tuple[int, ...] = (2, 3, 4, 5, 6)
+    stems: tuple[int, ...] = (8, 12, 16, 20, 24, 28, 32)
+    growths: tuple[int, ...] = (0, 4, 8, 12, 16, 20, 24)
+    split_ratios: tuple[float, ...] = (0.25, 0.375, 0.5, 0.625, 0.75, 1.0)
 
     @cached_property
     def _choices(self) -> tuple[Choice, ...]:
-        shared = [Choice("depth", DEPTHS), Choice("stem", STEMS), Choice("growth", GROWTHS)]
+        shared = [Choice("depth", self.depths), Choice("stem", self.stems), Choice("growth", self.growths)]
         if not self.per_block:
-            return (*shared, *_block_choices("", None))
-        for number in range(1, DEPTHS[-1] + 1):
-            deep_enough = tuple(depth for depth in DEPTHS if depth >= number)
-            shared += _block_choices(f"b{number}_", ("depth", deep_enough))
+            return (*shared, *self._block_choices("", None))
+        for number in range(1, self.depths[-1] + 1):
+            deep_enough = tuple(depth for depth in self.depths if depth >= number)
+            shared += self._block_choices(f"b{number}_", ("depth", deep_enough))
         return tuple(shared)
 
+    def _block_choices(self, prefix: str, when: tuple[str, tuple[Value, ...]] | None) -> list[Choice]:
+        choices = [
+            Choice(f"{prefix}split_ratio", self.split_ratios, when),
+            Choice(f"{prefix}operator", tuple(OPERATORS), when),
+        ]
+        for name, operator in OPERATORS.items():
+            called = (f"{prefix}operator", (name,))
+            choices += [Choice(prefix + option.name, option.choices, called) for option in operator.options()]
+        return choices
+
     @property
-    def choices(self) -> dict[str, tuple[Option, ...]]:
+    def choices(self) -> dict[str, tuple[Value, ...]]:
         """The options of every choice by its name, the conditional ones included, in the order of asking."""
         return {choice.name: choice.options for choice in self._choices}
 
@@ -82,20 +91,23 @@ class Space:
 
         Raises `UserError` when a pick is not one of the options.
         """
-        chosen: dict[str, Option] = {}
+        chosen: dict[str, Value] = {}
         for choice in self._choices:
-            if choice.asked(chosen):
-                pick = choose(choice.name, choice.options)
-                if pick not in choice.options:
-                    raise UserError(f"{choice.name} is one of {list(choice.options)}; got {pick!r}")
-                chosen[choice.name] = choice.options[choice.options.index(pick)]
+            if not choice.asked(chosen):
+                continue
+            name, options, _ = choice
+            pick = choose(name, options)
+            if pick not in options:
+                raise UserError(f"{name} is one of {list(options)}; got {pick!r}")
+            # The option itself: a generator's pick may be a numpy scalar.
+            chosen[name] = options[options.index(pick)]
         return self._architecture(chosen)
 
     @property
     def size(self) -> int:
         """How many distinct architectures the space holds."""
 
-        def below(parent: str, option: Option) -> int:
+        def below(parent: str, option: Value) -> int:
             called = (c for c in self._choices if c.when and c.when[0] == parent and option in c.when[1])
             return math.prod(sum(below(c.name, o) for o in c.options) for c in called)
 
@@ -113,28 +125,29 @@ class Space:
         witnesses = [(str(corner), *count(corner, (431, 256))[:2]) for corner in corners]
         return hashlib.sha256(json.dumps([self.name, self._choices, witnesses]).encode()).hexdigest()[:12]
 
-    def encode(self, architecture: Architecture) -> dict[str, Option]:
+    def encode(self, architecture: Architecture) -> dict[str, Value]:
         """The choices that make this architecture, in the order of asking.
 
         Raises `UserError` when the space does not hold it.
         """
         blocks = architecture.blocks
-        facts: dict[str, Option] = {"depth": len(blocks), "stem": architecture.stem}
+        facts: dict[str, Value] = {"depth": len(blocks), "stem": architecture.stem}
         facts["growth"] = blocks[0].out_channels - architecture.stem
         for number, block in enumerate(blocks, start=1):
             prefix = f"b{number}_" if self.per_block else ""
             facts |= {f"{prefix}split_ratio": block.split_ratio, f"{prefix}operator": block.operator}
             facts |= {f"{prefix}{name}": value for name, value in block.options}
-        chosen: dict[str, Option] = {}
+        chosen: dict[str, Value] = {}
+        outside = f"{architecture} is outside the space {self.name!r}"
         for choice in self._choices:
-            if choice.asked(chosen):
-                if facts[choice.name] not in choice.options:
-                    raise UserError(
-                        f"{architecture} is outside the space {self.name!r}: {choice.name} is one of {list(choice.options)}; got {facts[choice.name]!r}"
-                    )
-                chosen[choice.name] = facts[choice.name]
+            if not choice.asked(chosen):
+                continue
+            name, options, _ = choice
+            if facts[name] not in options:
+                raise UserError(f"{outside}: {name} is one of {list(options)}; got {facts[name]!r}")
+            chosen[name] = facts[name]
         if (nearest := self._architecture(chosen)) != architecture:
-            raise UserError(f"{architecture} is outside the space {self.name!r}; the nearest inside is {nearest}")
+            raise UserError(f"{outside}; the nearest inside is {nearest}")
         return chosen
 
     def neighbours(self, architecture: Architecture) -> list[Architecture]:
@@ -159,14 +172,25 @@ class Space:
         return (self._architecture(complete) for complete in self._completions({}))
 
     def largest(self, input: tuple[int, int], n_classes: int) -> tuple[int, int]:
-        """The most params and the most MACs in the space (of two networks, perhaps), for `input` = (frames, mels)."""
-        biggest = {"depth": DEPTHS[-1], "stem": STEMS[-1], "growth": GROWTHS[-1]}
-        return max(count(self._architecture(c), input, n_classes)[:2] for c in self._completions(biggest))
+        """The most params and the most MACs in the space (of two networks, perhaps), for `input` = (frames, mels).
 
-    def _completions(self, fixed: Mapping[str, Option]) -> Iterator[dict[str, Option]]:
+        Both grow with depth and width, so only the widest and deepest are compared; where blocks choose for themselves,
+        each block's own maximum counts, since a block's cost does not depend on the others' choices.
+        """
+        biggest = {"depth": self.depths[-1], "stem": self.stems[-1], "growth": self.growths[-1]}
+        uniform = replace(self, per_block=False)
+        costs = [count(uniform._architecture(c), input, n_classes) for c in uniform._completions(biggest)]
+
+        def most(what: Literal["params", "macs"]) -> int:
+            parts = [_per_part(cost, what) for cost in costs]
+            return sum(map(max, zip(*parts, strict=True))) if self.per_block else max(map(sum, parts))
+
+        return most("params"), most("macs")
+
+    def _completions(self, fixed: Mapping[str, Value]) -> Iterator[dict[str, Value]]:
         """Every set of choices that agrees with the fixed ones, as far as these are asked."""
 
-        def extend(chosen: dict[str, Option], rest: Sequence[Choice]) -> Iterator[dict[str, Option]]:
+        def extend(chosen: dict[str, Value], rest: Sequence[Choice]) -> Iterator[dict[str, Value]]:
             if not rest:
                 yield chosen
             elif not rest[0].asked(chosen):
@@ -191,14 +215,17 @@ class Space:
         return Architecture(chosen["stem"], tuple(block(number) for number in range(1, chosen["depth"] + 1)))
 
 
-def _block_choices(prefix: str, when: tuple[str, tuple[Option, ...]] | None) -> list[Choice]:
-    choices = [Choice(f"{prefix}split_ratio", SPLIT_RATIOS, when), Choice(f"{prefix}operator", tuple(OPERATORS), when)]
-    for name, operator in OPERATORS.items():
-        choices += [Choice(f"{prefix}{o.name}", o.choices, (f"{prefix}operator", (name,))) for o in operator.options()]
-    return choices
+def _per_part(cost: Cost, what: Literal["params", "macs"]) -> list[int]:
+    totals: dict[str, int] = {}
+    for row in cost.layers:
+        part = ".".join(row.name.split(".")[:2])  # one block, or one layer outside the blocks
+        totals[part] = totals.get(part, 0) + getattr(row, what)
+    return list(totals.values())
 
 
-_SPACES = {space.name: space for space in (Space("dssdn", per_block=False), Space("dssdn-blocks", per_block=True))}
+_SPACES = {
+    space.name: space for space in (Space("dssdn", per_block=False), Space("dssdn-blocks", per_block=True))
+}
 
 
 def get_space(name: str = "dssdn") -> Space:

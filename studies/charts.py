@@ -26,7 +26,7 @@ BLUE, VERMILLION, GREEN, GREY = "#2b84c6", "#d55e00", "#009e73", "#8a8f98"
 
 _SHARES = {
     False: ["#eef4fa", "#0b5394"],
-    True: ["#17293a", "#7fbdf0"],
+    True: ["#17293a", "#93c9f5"],
 }  # none to all, by whether the page is dark
 
 CONFIG = {
@@ -43,11 +43,12 @@ _HOVER = ["trial", "preset", "architecture", "val_accuracy", "params", "macs"]
 _SMALLEST, _LARGEST = 8.0, 24.0  # marker diameters in pixels
 
 
-def quantity(number: float) -> str:
-    """A count to three figures with its SI prefix: 31.7 k, 125 M, 1.2 G; below a thousand as it is."""
+def quantity(number: float, figures: int = 3) -> str:
+    """A count to some figures with its SI prefix: 31.7 k, 125 M, 1.20 G; below a thousand as it is."""
     for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= 0.9995 * size:
-            return f"{number / size:#.3g}".rstrip(".") + f" {prefix}"
+            decimals = max(0, figures - len(f"{abs(number) / size:.0f}"))
+            return f"{number / size:.{decimals}f} {prefix}"
     return f"{number:.0f}"
 
 
@@ -83,40 +84,35 @@ def front_figure(
     ):
         marker = {"color": colour, "opacity": 0.9, "size": sizes[rows.index].tolist(), "line": {"width": 0}}
         figure.add_trace(_networks(rows, x, name=name, mode="markers", marker=marker))
-    outline = {
-        "color": VERMILLION,
-        "symbol": "diamond-open",
-        "size": (sizes[presets.index] + 9).tolist(),
-        "line": {"width": 2},
-    }
-    names = [html.escape(preset) for preset in presets["preset"]]
-    label = {
-        "mode": "markers+text",
-        "text": names,
-        "textposition": "bottom center",
-        "textfont": {"color": VERMILLION},
-    }
-    figure.add_trace(_networks(presets, x, name="published presets", marker=outline, **label))
+    outline = {"color": VERMILLION, "symbol": "diamond-open", "line": {"width": 2}}
+    label = {"mode": "markers+text", "textposition": "top center", "textfont": {"color": VERMILLION}}
+    figure.add_trace(
+        _networks(
+            presets,
+            x,
+            name="published presets",
+            marker=outline | {"size": (sizes[presets.index] + 9).tolist()},
+            text=[html.escape(preset) for preset in presets["preset"]],
+            **label,
+        )
+    )
     if marked is not None:
         for trace in figure.data[1:]:
             trace.selectedpoints = [i for i, [trial] in enumerate(trace.customdata) if trial == marked]
     figure.update_traces(
-        unselected={"marker": {"opacity": 0.35}},
+        unselected={"marker": {"opacity": 0.45}, "textfont": {"color": VERMILLION}},
         selected={"marker": {"opacity": 1}},
         selector={"type": "scatter"},
     )
 
-    figure.update_xaxes(
-        title=COSTS[x], type="log", exponentformat="SI", dtick="D2", minor={"showgrid": False}
-    )
+    ticks = _ticks(complete[x])
+    labels = [quantity(tick, figures=1) for tick in ticks]
+    figure.update_xaxes(title=COSTS[x], type="log", tickvals=ticks, ticktext=labels)
     figure.update_yaxes(title="validation accuracy (%)", ticksuffix=" %")
+    sized_by = {"text": f"marker size: {'MACs' if other == 'macs' else other}  ", "side": "left"}
     figure.update_layout(
         _layout(title, synthetic),
-        legend={
-            "title": {"text": f"marker size: {'MACs' if other == 'macs' else other}  "},
-            "orientation": "h",
-            "y": -0.2,
-        },
+        legend={"title": sized_by, "orientation": "h", "y": -0.2, "itemsizing": "constant"},
         hovermode="closest",
         clickmode="event+select",
         dragmode="zoom",
@@ -132,22 +128,29 @@ def curve_figure(rows: Sequence[Mapping[str, Any]], title: str = "", synthetic: 
     """A run's learning curve by epoch: accuracy (per cent) above, loss (nats) below; of training and, where it was measured, val."""
     curve = pd.DataFrame(list(rows), columns=["epoch", "train_accuracy", "val_accuracy", "loss", "val_loss"])
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    for row, unit, train, val in ((1, 100, "train_accuracy", "val_accuracy"), (2, 1, "loss", "val_loss")):
-        for name, column, colour in (("train", train, GREEN), ("val", val, BLUE)):
+    panels = (
+        (1, 100, "train_accuracy", "val_accuracy", "%{y:.1f} %"),
+        (2, 1, "loss", "val_loss", "%{y:.3f}"),
+    )
+    for row, unit, train, val, written in panels:
+        for name, column, colour, dash in (("train", train, GREEN, "dot"), ("val", val, BLUE, "solid")):
             known = curve.dropna(subset=[column])
-            values = (known[column].astype(float) * unit).tolist()
-            style = {
-                "mode": "lines+markers",
-                "marker": {"color": colour, "size": 6},
-                "line": {"color": colour, "width": 2},
-            }
-            show = {"name": name, "legendgroup": name, "showlegend": row == 1}
-            hover = "epoch %{x}: %{y:.1f} %" if row == 1 else "epoch %{x}: %{y:.3f}"
-            trace = go.Scatter(x=known["epoch"].tolist(), y=values, hovertemplate=hover, **style, **show)
+            trace = go.Scatter(
+                x=known["epoch"].tolist(),
+                y=(known[column].astype(float) * unit).tolist(),
+                name=name,
+                legendgroup=name,
+                showlegend=row == 1,
+                mode="lines+markers",
+                marker={"color": colour, "size": 6},
+                line={"color": colour, "width": 2, "dash": dash},
+                hovertemplate=f"epoch %{{x}}: {written}",
+            )
             figure.add_trace(trace, row=row, col=1)
     figure.update_yaxes(title="accuracy (%)", row=1, col=1)
     figure.update_yaxes(title="loss (nats)", rangemode="tozero", row=2, col=1)
-    figure.update_xaxes(title="epoch", row=2, col=1, tickformat="d")
+    figure.update_xaxes(dtick=1 if len(curve) <= 12 else None)
+    figure.update_xaxes(title="epoch", row=2, col=1)
     figure.update_layout(
         _layout(title, synthetic), legend={"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"}
     )
@@ -155,19 +158,23 @@ def curve_figure(rows: Sequence[Mapping[str, Any]], title: str = "", synthetic: 
 
 
 def confusion_figure(
-    predictions: Predictions, classes: Sequence[str], title: str = "", synthetic: bool = False, dark: bool = False
+    predictions: Predictions,
+    classes: Sequence[str],
+    title: str = "",
+    synthetic: bool = False,
+    dark: bool = False,
 ) -> go.Figure:
-    """What was said (columns) of the clips that are in truth a class (rows), in per cent of the row; numbers up to 20 classes.
+    """What was said (columns) of the clips that are in truth a class (rows), in per cent of the row; written out up to 20 classes.
 
     `dark` fits the scale to a dark page.
     """
     counts_KK = confusion(predictions.labels_N, predictions.probabilities_NK.argmax(1), len(classes))
     shares_KK = 100 * counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
     names = [html.escape(name) for name in classes]
-    text = ".0f" if len(names) <= 20 else False
-    figure = px.imshow(
-        shares_KK, x=names, y=names, text_auto=text, color_continuous_scale=_SHARES[dark], zmin=0, zmax=100
-    )
+    figure = px.imshow(shares_KK, x=names, y=names, color_continuous_scale=_SHARES[dark], zmin=0, zmax=100)
+    if len(names) <= 20:
+        text = [[f"{share:.0f}" if share else "" for share in row] for row in shares_KK]
+        figure.update_traces(text=text, texttemplate="%{text}")
     hover = "in truth %{y}<br>said %{x}<br>%{customdata} clips, %{z:.1f} % of the class<extra></extra>"
     figure.update_traces(customdata=counts_KK.tolist(), hovertemplate=hover, xgap=1, ygap=1)
     figure.update_xaxes(title="said", tickangle=-45, showgrid=False)
@@ -199,6 +206,14 @@ def _sizes(costs: pd.Series) -> pd.Series:
     spread = logs.max() - logs.min()
     share = (logs - logs.min()) / spread if spread > 0 else logs * 0 + 0.5
     return share * (_LARGEST - _SMALLEST) + _SMALLEST
+
+
+def _ticks(costs: pd.Series) -> list[float]:
+    """1, 2 and 5 times the powers of ten around these costs."""
+    if costs.empty:
+        return []
+    decades = range(int(np.log10(costs.min())), int(np.log10(costs.max())) + 2)
+    return [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
 
 
 def _networks(rows: pd.DataFrame, x: str, **style: Any) -> go.Scatter:

@@ -149,14 +149,16 @@ def job_of(run: Run) -> Job:
     return Job(study.name, study.parent, int(trial), recipe, int(epochs), int(seed))
 
 
-def retrainings(study: StudyRecords, trial: int) -> list[Run]:
-    """Every retraining of a trial's network, even if it has only just been started; the latest first."""
+def retrainings(study: StudyRecords, trial: int) -> list[Job]:
+    """Every retraining of a trial's network, by whomever it was started, even if only just; the latest first."""
     folders = [
         path
         for path in study.path.glob(f"retrain/{trial:05d}-*")
         if path.is_dir() and _FOLDER.fullmatch(path.name)
     ]
-    return [Run(path) for path in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)]
+    return [
+        job_of(Run(path)) for path in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
+    ]
 
 
 def last_words(run: Run) -> str | None:

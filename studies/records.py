@@ -1,11 +1,11 @@
 """A study's records as frames, wherever they live: the only file that knows where.
 
-    from studies import open_study
+from studies import open_study
 
-    study = open_study("esc10")        # runs/esc10
-    study.trials()                     # every trial, a row each
-    study.front()                      # the Pareto front of val accuracy, params and MACs
-    study.model(17)                    # trial 17's network with its weights: raw log-mel (B, 1, T, F) to logits (B, K)
+study = open_study("esc10")        # runs/esc10
+study.trials()                     # every trial, a row each
+study.front()                      # the Pareto front of val accuracy, params and MACs
+study.model(17)                    # trial 17's network with its weights: raw log-mel (B, 1, T, F) to logits (B, K)
 """
 
 from __future__ import annotations
@@ -29,7 +29,18 @@ if TYPE_CHECKING:
     from torch import nn
 
 STATES = ("complete", "running", "queued", "duplicate", "over_cap", "failed", "interrupted")
-_COLUMNS = ("trial", "state", "architecture", "preset", "val_accuracy", "params", "macs", "seconds", "error", "same_as")
+_COLUMNS = (
+    "trial",
+    "state",
+    "architecture",
+    "preset",
+    "val_accuracy",
+    "params",
+    "macs",
+    "seconds",
+    "error",
+    "same_as",
+)
 
 
 class StudyRecords:
@@ -77,7 +88,9 @@ def open_study(name: str, runs: Path | str = "runs", storage: str | None = None)
     """The records of the study `runs/<name>`. Raises `UserError` with the known names when there is none."""
     path = study_folder(runs, name)
     if storage is None and not (path / JOURNAL).exists():
-        raise UserError(f"no study {name!r} in {runs}; known: {list_studies(runs)}; `python -m studies.run --study {name}` makes one")
+        raise UserError(
+            f"no study {name!r} in {runs}; known: {list_studies(runs)}; `python -m studies.run --study {name}` makes one"
+        )
     try:
         study = optuna.load_study(study_name=name, storage=open_storage(path, storage))
     except KeyError as error:
@@ -89,8 +102,14 @@ def open_study(name: str, runs: Path | str = "runs", storage: str | None = None)
 
 def list_studies(runs: Path | str = "runs") -> list[str]:
     """Names of the studies in a folder, the most recently changed one first."""
-    found = [path.parent for path in Path(runs).glob(f"*/{JOURNAL}") if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", path.parent.name)]
-    return [path.name for path in sorted(found, key=lambda path: (path / JOURNAL).stat().st_mtime, reverse=True)]
+    found = [
+        path.parent
+        for path in Path(runs).glob(f"*/{JOURNAL}")
+        if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", path.parent.name)
+    ]
+    return [
+        path.name for path in sorted(found, key=lambda path: (path / JOURNAL).stat().st_mtime, reverse=True)
+    ]
 
 
 def trial_row(trial: FrozenTrial, choices: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
@@ -99,7 +118,10 @@ def trial_row(trial: FrozenTrial, choices: dict[str, tuple[Any, ...]]) -> dict[s
     return {
         "trial": trial.number,
         "state": trial_state(trial),
-        **{key: kept.get(key) for key in ("architecture", "preset", "params", "macs", "seconds", "error", "same_as")},
+        **{
+            key: kept.get(key)
+            for key in ("architecture", "preset", "params", "macs", "seconds", "error", "same_as")
+        },
         "val_accuracy": trial.values[0] if trial.state == TrialState.COMPLETE else None,
         **{name: decode(choices[name], value) for name, value in trial.params.items() if name in choices},
     }

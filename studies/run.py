@@ -50,16 +50,26 @@ def main(argv: list[str] | None = None) -> int:
         console.print(notice)
     with _progress(console) as progress:
         bar = progress.add_task("log-mels", total=None)
-        features = prepare(dataset, progress=lambda done, total: progress.update(bar, completed=done, total=total))
+        features = prepare(
+            dataset, progress=lambda done, total: progress.update(bar, completed=done, total=total)
+        )
         progress.update(bar, visible=False)
-    search = Search(SearchOptions(**options), dataset, features, {"source": _kept_source(source, dataset.name), "subset": subset, "fold": fold})
+    search = Search(
+        SearchOptions(**options),
+        dataset,
+        features,
+        {"source": _kept_source(source, dataset.name), "subset": subset, "fold": fold},
+    )
     with search.opened() as records:
         _introduce(console, search)
         interrupted = False
         try:
             ended_early = _run(console, search, records)
         except KeyboardInterrupt:
-            interrupted, ended_early = True, "interrupted; what is finished stays, and the same command goes on to the total"
+            interrupted, ended_early = (
+                True,
+                "interrupted; what is finished stays, and the same command goes on to the total",
+            )
         summary = _summary(search, records, time.monotonic() - began)
         _write_front(records)
     if as_json:
@@ -76,21 +86,49 @@ def _parser() -> argparse.ArgumentParser:
     defaults = SearchOptions()
     parser = argparse.ArgumentParser(prog="python -m studies.run", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
-    add("--trials", type=int, default=defaults.trials, help="distinct networks trained in the whole study (default: 200)")
-    add("--data", metavar="FOLDER", help="a folder in ESC-50's layout, or 'synthetic' (default: $DSSDN_DATA, else synthetic)")
+    add(
+        "--trials",
+        type=int,
+        default=defaults.trials,
+        help="distinct networks trained in the whole study (default: 200)",
+    )
+    add(
+        "--data",
+        metavar="FOLDER",
+        help="a folder in ESC-50's layout, or 'synthetic' (default: $DSSDN_DATA, else synthetic)",
+    )
     add("--subset", help="a named part of the data (esc10) or a csv with a column 'filename'")
     add("--fold", type=int, default=5, help="the test fold; the one before it is val (default: 5)")
     add("--study", metavar="NAME", help="the study's name (default: the data's name)")
     add("--runs", type=Path, default=defaults.runs, metavar="DIR", help="where studies lie (default: runs)")
     add("--storage", metavar="URL", help="a database instead of the journal in the study's folder")
-    add("--space", default=defaults.space, help="dssdn (one operator and split for the network) or dssdn-blocks (one a block)")
+    add(
+        "--space",
+        default=defaults.space,
+        help="dssdn (one operator and split for the network) or dssdn-blocks (one a block)",
+    )
     add("--sampler", default=defaults.sampler, help=f"one of {', '.join(SAMPLERS)} (default: tpe)")
     add("--seed", type=int, default=defaults.seed, help="of sampling and of every training (default: 0)")
     add("--workers", type=int, help="processes that train (default: one a GPU, or one a core up to 8)")
     add("--device", default=defaults.device, help="auto, cpu, cuda or cuda:N (default: auto)")
-    add("--budget", type=count_of, metavar="CLIPS", help="clips a candidate sees (default: 3200, or 192 a class)")
-    add("--train-input", type=_size, metavar="TxF", help="frames x mels that candidates train on; costs count at full size")
-    add("--max-params", type=count_of, metavar="N", help="networks with more are recorded, not trained (100k, 0.1M)")
+    add(
+        "--budget",
+        type=count_of,
+        metavar="CLIPS",
+        help="clips a candidate sees (default: 3200, or 192 a class)",
+    )
+    add(
+        "--train-input",
+        type=size_of,
+        metavar="TxF",
+        help="frames x mels that candidates train on; costs count at full size",
+    )
+    add(
+        "--max-params",
+        type=count_of,
+        metavar="N",
+        help="networks with more are recorded, not trained (100k, 0.1M)",
+    )
     add("--max-macs", type=count_of, metavar="N", help="likewise, at the full input (600M, 0.6G)")
     add("--config", type=Path, metavar="FILE.toml", help="any of these options as keys; flags win")
     add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
@@ -102,11 +140,14 @@ def count_of(text: str) -> int:
     match = _COUNT.fullmatch(text)
     value = float(match[1]) * _FACTOR[match[2].lower()] if match else 0.0
     if value < 1 or value != int(value):
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1 such as 3200, 100k or 0.6G, not {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"a whole number of at least 1 such as 3200, 100k or 0.6G, not {text!r}"
+        )
     return int(value)
 
 
-def _size(text: str) -> tuple[int, int]:
+def size_of(text: str) -> tuple[int, int]:
+    """Frames x mels from text such as 108x64."""
     try:
         return parse_input(text)
     except UserError as error:
@@ -121,14 +162,20 @@ def _from_toml(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
         raise UserError(f"--config {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is not valid TOML: {error}") from error
-    actions = {action.option_strings[0][2:]: action for action in parser._actions if action.dest not in ("help", "config")}
+    actions = {
+        action.option_strings[0][2:]: action
+        for action in parser._actions
+        if action.dest not in ("help", "config")
+    }
     values = {}
     for key, value in content.items():
         action = actions.get(key.replace("_", "-"))
         if action is None:
             raise unknown(f"option in {path}", key, actions)
         if isinstance(value, bool) != (action.nargs == 0) or not isinstance(value, str | int | float):
-            raise UserError(f"--config {path}: {key} can not be {value!r}; write it as the flag --{key.replace('_', '-')} takes it")
+            raise UserError(
+                f"--config {path}: {key} can not be {value!r}; write it as the flag --{key.replace('_', '-')} takes it"
+            )
         try:
             convert = action.type if callable(action.type) else str
             values[action.dest] = value if action.nargs == 0 else convert(str(value))
@@ -147,7 +194,9 @@ def _kept_source(source: str | None, name: str) -> str:
 
 def _introduce(console: Console, search: Search) -> None:
     data = search.data
-    synthetic = " [bold yellow](synthetic data: a generated stand-in, not recordings)[/]" if data["synthetic"] else ""
+    synthetic = (
+        " [bold yellow](synthetic data: a generated stand-in, not recordings)[/]" if data["synthetic"] else ""
+    )
     console.print(
         f"study [bold]{search.name}[/] on {data['name']}{synthetic}: {data['counts']['train']} train, {data['counts']['val']} val clips, "
         f"{search.n_classes} classes"
@@ -176,7 +225,9 @@ def _run(console: Console, search: Search, records: StudyRecords) -> str | None:
 
         def on_told(told: Told) -> None:
             if told.val_accuracy is None:
-                console.print(f"trial {told.trial}  {told.architecture}  {(told.error or '').splitlines()[0]}")
+                console.print(
+                    f"trial {told.trial}  {told.architecture}  {(told.error or '').splitlines()[0]}"
+                )
                 return
             state["done"] += 1
             state["best"] = max(state["best"], told.val_accuracy)
@@ -212,16 +263,7 @@ def _summary(search: Search, records: StudyRecords, seconds: float) -> dict[str,
         "hypervolume": hypervolume_of(trials, info["reference_point"]),
         "reference_point": info["reference_point"],
         "seconds": round(seconds, 1),
-        "front": [
-            {
-                "trial": int(row.trial),
-                "architecture": row.architecture,
-                "val_accuracy": float(row.val_accuracy),
-                "params": int(row.params),
-                "macs": int(row.macs),
-            }
-            for row in front.itertuples()
-        ],
+        "front": front[["trial", "architecture", "val_accuracy", "params", "macs"]].to_dict("records"),
     }
 
 
@@ -230,7 +272,9 @@ def _write_front(records: StudyRecords) -> None:
     if (trials["state"] != "complete").all():
         return
     data = records.info["data"]
-    figure = front_figure(trials, x="macs", title=f"{records.name}: {data['name']}", synthetic=data["synthetic"])
+    figure = front_figure(
+        trials, x="macs", title=f"{records.name}: {data['name']}", synthetic=data["synthetic"]
+    )
     write_html(figure, records.path / "front.html")
     records.front().to_csv(records.path / "front.csv", index=False)
 
@@ -244,16 +288,26 @@ def _print_front(console: Console, records: StudyRecords, summary: dict[str, Any
     )
     for row in front[:_FRONT_ROWS]:
         table.add_row(
-            *(str(row["trial"]), row["architecture"], f"{row['val_accuracy']:.1%}", f"{row['params']:,}", f"{row['macs'] / 1e6:,.1f} M")
+            *(
+                str(row["trial"]),
+                row["architecture"],
+                f"{row['val_accuracy']:.1%}",
+                f"{row['params']:,}",
+                f"{row['macs'] / 1e6:,.1f} M",
+            )
         )
     console.print(table)
     if len(front) > _FRONT_ROWS:
         console.print(f"and {len(front) - _FRONT_ROWS} more in {records.path / 'front.csv'}")
     states = ", ".join(f"{number} {state.replace('_', ' ')}" for state, number in summary["trials"].items())
-    console.print(f"trials: {states}; hypervolume {summary['hypervolume']:.4f}; {_duration(summary['seconds'])}")
+    console.print(
+        f"trials: {states}; hypervolume {summary['hypervolume']:.4f}; {_duration(summary['seconds'])}"
+    )
     console.print(f"see {records.path / 'front.html'}, or: streamlit run dashboard/app.py")
     if front:
-        console.print(f"train one fully: python -m trainers.retrain --study {records.name} --trial {front[0]['trial']} --epochs 60")
+        console.print(
+            f"train one fully: python -m trainers.retrain --study {records.name} --trial {front[0]['trial']} --epochs 60"
+        )
 
 
 def _progress(console: Console) -> Progress:

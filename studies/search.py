@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import multiprocessing
 import os
 import random
 import socket
@@ -17,6 +16,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import filelock
 import optuna
 import psutil
 from optuna.exceptions import ExperimentalWarning
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search_space.architecture import Architecture
@@ -33,7 +35,7 @@ from search_space.presets import PRESETS
 from search_space.space import get_space
 from studies.records import StudyRecords, encode, ordered, trial_state
 from studies.storage import open_storage
-from studies.worker import WorkerTask, measure_candidate, start_worker, train_candidate
+from studies.worker import WorkerTask, measure_candidate, train_candidate, worker_pool
 from trainers.config import default_budget, default_train_input, get_recipe
 from trainers.datasets import Dataset
 from trainers.features import Features
@@ -41,7 +43,7 @@ from trainers.loop import Diverged, Stopped, resolve_device
 from trainers.retrain import data_record
 from trainers.runs import now, process_alive, provenance, study_folder, trial_folder
 
-_DIRECTIONS = ["maximize", "minimize", "minimize"]
+_DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE, StudyDirection.MINIMIZE]
 _METRICS = ["val_accuracy", "params", "macs"]
 _MISSES_BEFORE_RANDOM = 10
 _RANDOM_TRIES = 2000
@@ -97,6 +99,9 @@ def _sampler(name: str, seed: int, workers: int) -> optuna.samplers.BaseSampler:
 SAMPLERS = ("tpe", "nsga2", "gp", "random")
 
 
+Pending = dict[Future[dict[str, Any]], tuple[Trial, Architecture]]
+
+
 class Search:
     """A study on a data set, opened or continued. `run` trains until the total is reached; what is finished stays.
 
@@ -104,7 +109,9 @@ class Search:
     or another process is running it.
     """
 
-    def __init__(self, options: SearchOptions, dataset: Dataset, features: Features, data: dict[str, Any]) -> None:
+    def __init__(
+        self, options: SearchOptions, dataset: Dataset, features: Features, data: dict[str, Any]
+    ) -> None:
         """`data` names the source: {'source', 'subset', 'fold'}, as given to `open_dataset`."""
         self.options = options
         self.space = get_space(options.space)
@@ -116,8 +123,8 @@ class Search:
         self.recipe = get_recipe("short")
         self.name = options.study or dataset.name
         self.path = study_folder(options.runs, self.name)
-        self.devices = _devices(options.device)
-        self.workers = options.workers or _default_workers(self.devices)
+        self.devices = shared_devices(options.device)
+        self.workers = options.workers or default_workers(self.devices)
         self.threads = max(1, (os.cpu_count() or 1) // self.workers)
         self.data = data_record(dataset, features.digest, **data)
         self._check_options()
@@ -134,6 +141,7 @@ class Search:
     @contextmanager
     def opened(self) -> Iterator[StudyRecords]:
         """The study, locked for this process, with its presets queued and what a killed process left behind queued again."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.path.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.path / "lock")
         try:
@@ -145,12 +153,18 @@ class Search:
         with lock:
             storage = open_storage(self.path, self.options.storage)
             self._study = optuna.create_study(
-                study_name=self.name, storage=storage, directions=_DIRECTIONS, sampler=self._sampler_checked, load_if_exists=True
+                study_name=self.name,
+                storage=storage,
+                directions=_DIRECTIONS,
+                sampler=self._sampler_checked,
+                load_if_exists=True,
             )
             self._agree()
             trials = self._study.get_trials(deepcopy=False)
             if trials:  # a continued study draws new numbers
-                self._study.sampler = _sampler(self.options.sampler, self.options.seed + len(trials), self.workers)
+                self._study.sampler = _sampler(
+                    self.options.sampler, self.options.seed + len(trials), self.workers
+                )
                 self._rng = random.Random(self.options.seed + len(trials))
             self._recover(trials)
             yield StudyRecords(self.name, self.path, self._study)
@@ -186,12 +200,12 @@ class Search:
                 self._enqueue(architecture, preset=name)
             return
         then = self._study.user_attrs
-        differences = []
+        keys = ("space", "input", "train_input", "budget", "recipe", "seed", "max_params", "max_macs")
+        differences = [
+            f"{key}: {_difference(then[key], about[key])}" for key in keys if then[key] != about[key]
+        ]
         if then["data"]["digest"] != self.data["digest"]:
-            differences.append(f"data: {_described(then['data'])}, now {_described(self.data)}")
-        for key in ("space", "input", "train_input", "budget", "recipe", "seed", "max_params", "max_macs"):
-            if then[key] != about[key]:
-                differences.append(f"{key}: {_difference(then[key], about[key])}")
+            differences.insert(0, f"data: {_described(then['data'])}, now {_described(self.data)}")
         if differences:
             raise UserError(
                 f"study {self.name!r} was made with something else; give the same options, or another --study name. Then and now: "
@@ -228,10 +242,15 @@ class Search:
                     return None
                 self._enqueue(fresh)
             trial = self._study.ask()
-            architecture = self.space.sample(lambda name, options, trial=trial: _suggest(trial, name, options))
+            architecture = self.space.sample(partial(_suggest, trial))
             text = str(architecture)
             cost = count(architecture, self.input, self.n_classes)
-            for key, value in {"architecture": text, "params": cost.params, "macs": cost.macs, "owner": _owner()}.items():
+            for key, value in {
+                "architecture": text,
+                "params": cost.params,
+                "macs": cost.macs,
+                "owner": _owner(),
+            }.items():
                 trial.set_user_attr(key, value)
             within = True
             for key, value, cap in self._caps(cost.params, cost.macs):
@@ -268,7 +287,9 @@ class Search:
     def _enqueue(self, architecture: Architecture, **attributes: Any) -> None:
         choices = self.space.choices
         chosen = self.space.encode(architecture)
-        self._study.enqueue_trial({name: encode(choices[name], option) for name, option in chosen.items()}, attributes)
+        self._study.enqueue_trial(
+            {name: encode(choices[name], option) for name, option in chosen.items()}, attributes
+        )
 
     # ---- telling
 
@@ -283,42 +304,63 @@ class Search:
             on_start(0.0, 0)
             return None
         pool, stop = self._pool()
-        pending: dict[Future[dict[str, Any]], tuple[Trial, Architecture]] = {}
+        pending: Pending = {}
         broken = 0
         try:
             on_start(self._estimate(pool) * remaining / self.workers, remaining)
             while True:
-                exhausted = False
-                while not exhausted and len(pending) < self.workers and self._complete() + len(pending) < self.options.trials:
-                    asked = self._next()
-                    if asked is None:
-                        exhausted = True
-                    else:
-                        pending[self._submit(pool, *asked)] = asked
-                if not pending:
-                    return f"the space has no other network within the caps; {self._complete()} were trained" if exhausted else None
-                finished, _ = wait(pending, return_when=FIRST_COMPLETED)
-                if any(isinstance(future.exception(), BrokenProcessPool) for future in finished):
+                try:
+                    exhausted = self._fill(pool, pending)
+                    if not pending:
+                        trained = (
+                            f"the space has no other network within the caps; {self._complete()} were trained"
+                        )
+                        return trained if exhausted else None
+                    finished, _ = wait(pending, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        on_told(self._tell(future, *pending.pop(future)))
+                except BrokenProcessPool as error:
+                    self._end_pending(pending, on_told)
                     broken += 1
-                    for trial, _architecture in pending.values():
-                        self._interrupted(trial)
-                    pending.clear()
                     if broken > _BROKEN_POOLS:
-                        raise UserError(f"a worker process was killed {broken} times (out of memory?); use fewer --workers")
+                        raise UserError(
+                            f"a worker process was killed {broken} times (out of memory?); use fewer --workers"
+                        ) from error
                     pool.shutdown(wait=False)
                     pool, stop = self._pool()
-                    continue
-                for future in finished:
-                    on_told(self._tell(future, *pending.pop(future)))
         except BaseException:
             stop.set()
-            for future, (trial, architecture) in pending.items():
-                self._tell_last(future, trial, architecture, on_told)
+            self._end_pending(pending, on_told)
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _submit(self, pool: ProcessPoolExecutor, trial: Trial, architecture: Architecture) -> Future[dict[str, Any]]:
+    def _fill(self, pool: ProcessPoolExecutor, pending: Pending) -> bool:
+        """Give every free worker a network; whether the space has no other one."""
+        while len(pending) < self.workers and self._complete() + len(pending) < self.options.trials:
+            asked = self._next()
+            if asked is None:
+                return True
+            try:
+                pending[self._submit(pool, *asked)] = asked
+            except BrokenProcessPool:
+                self._interrupted(asked[0])
+                raise
+        return False
+
+    def _end_pending(self, pending: Pending, on_told: Callable[[Told], None]) -> None:
+        """While stopping: keep what finished in the meantime, queue the rest again."""
+        wait(pending, timeout=60)
+        for future, (trial, architecture) in pending.items():
+            if future.done() and not future.cancelled() and future.exception() is None:
+                on_told(self._tell(future, trial, architecture))
+            else:
+                self._interrupted(trial)
+        pending.clear()
+
+    def _submit(
+        self, pool: ProcessPoolExecutor, trial: Trial, architecture: Architecture
+    ) -> Future[dict[str, Any]]:
         attributes = trial.user_attrs
         config = {
             "kind": "trial",
@@ -352,27 +394,26 @@ class Search:
             return Told(trial.number, str(architecture), result["val_accuracy"], None)
         if isinstance(error, OSError):
             self._interrupted(trial)
-            raise UserError(f"trial {trial.number} could not be written or read ({error}); free space or mend it, then run the same command again")
+            raise UserError(
+                f"trial {trial.number} could not be written or read ({error}); free space or mend it, then run the same command again"
+            )
+        if isinstance(error, BrokenProcessPool):
+            self._interrupted(trial)
+            raise error
         if isinstance(error, Stopped):
             self._interrupted(trial)
             return Told(trial.number, str(architecture), None, "interrupted")
         message = f"{type(error).__name__}: {error}"
-        trial.set_user_attr("error", message if isinstance(error, Diverged) else f"{message}\n{error.__cause__ or ''}")
+        trial.set_user_attr(
+            "error", message if isinstance(error, Diverged) else f"{message}\n{error.__cause__ or ''}"
+        )
         self._end(trial, "failed", TrialState.FAIL)
         self._failures += 1
         if self._failures >= _FAILURES_IN_A_ROW:
-            raise UserError(f"{self._failures} trials in a row failed, the last one with {message}; their errors are in the study")
+            raise UserError(
+                f"{self._failures} trials in a row failed, the last one with {message}; their errors are in the study"
+            )
         return Told(trial.number, str(architecture), None, message)
-
-    def _tell_last(
-        self, future: Future[dict[str, Any]], trial: Trial, architecture: Architecture, on_told: Callable[[Told], None]
-    ) -> None:
-        """While stopping: keep what finished in the meantime, queue the rest again."""
-        wait([future], timeout=60)
-        if future.done() and not future.cancelled() and future.exception() is None:
-            on_told(self._tell(future, trial, architecture))
-        elif not self._study._storage.get_trial(trial._trial_id).state.is_finished():
-            self._interrupted(trial)
 
     def _end(self, trial: Trial, outcome: str, state: TrialState) -> None:
         trial.set_user_attr("outcome", outcome)
@@ -393,24 +434,28 @@ class Search:
 
     # ---- workers
 
-    def _pool(self) -> tuple[ProcessPoolExecutor, Any]:
-        context = multiprocessing.get_context("spawn")
-        devices, stop = context.Queue(), context.Event()
-        for index in range(self.workers):
-            devices.put(self.devices[index % len(self.devices)])
+    def _pool(self) -> tuple[ProcessPoolExecutor, Event]:
+        spec = self.data
         task = WorkerTask(
-            *(self.data["source"], self.data["subset"], self.data["fold"], self.data["digest"]),
-            *(self.train_input, self.recipe, self.budget, self.options.seed, self.threads),
+            *(spec["source"], spec["subset"], spec["fold"], spec["digest"]),
+            *(self.train_input, self.recipe, self.budget, self.threads),
         )
-        arguments = (task, devices, stop, os.getpid())
-        return ProcessPoolExecutor(self.workers, context, initializer=start_worker, initargs=arguments), stop
+        return worker_pool(task, self.workers, self.devices)
 
     def _estimate(self, pool: ProcessPoolExecutor) -> float:
         """Seconds a candidate takes when all workers are busy: a few batches of a preset and of random networks."""
         rng = random.Random(0)
-        networks = [str(PRESETS["dssdn-middle"]), *(str(self.space.sample(lambda _, options: rng.choice(options))) for _ in range(3))]
+        networks = [
+            str(PRESETS["dssdn-middle"]),
+            *(str(self.space.sample(lambda _, options: rng.choice(options))) for _ in range(3)),
+        ]
         measured = [pool.submit(measure_candidate, networks) for _ in range(self.workers)]
-        return sum(future.result() for future in measured) / len(measured)
+        try:
+            return sum(future.result() for future in measured) / len(measured)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process ended while it started (see above; out of memory?); try --workers 1"
+            ) from error
 
     # ---- checks
 
@@ -421,7 +466,9 @@ class Search:
         if not 1 <= self.workers <= max(cores, len(self.devices)):
             raise UserError(f"--workers is 1 to {cores}, the number of cores, not {self.workers}")
         if self.budget < self.recipe.batch_size:
-            raise UserError(f"--budget is at least one batch of {self.recipe.batch_size} clips, not {self.budget}")
+            raise UserError(
+                f"--budget is at least one batch of {self.recipe.batch_size} clips, not {self.budget}"
+            )
         if not all(1 <= size <= most for size, most in zip(self.train_input, self.input, strict=True)):
             raise UserError(
                 f"--train-input is at most the full input, {self.input[0]}x{self.input[1]} here, "
@@ -434,9 +481,14 @@ class Search:
             return
         rng = random.Random(0)
         cheapest = self.space.sample(lambda _, options: options[0])
-        candidates = [cheapest, *(self.space.sample(lambda _, options: rng.choice(options[:2])) for _ in range(500))]
+        candidates = [
+            cheapest,
+            *(self.space.sample(lambda _, options: rng.choice(options[:2])) for _ in range(500)),
+        ]
         costs = [count(architecture, self.input, self.n_classes) for architecture in candidates]
-        if not any(all(value <= cap for _, value, cap in self._caps(cost.params, cost.macs)) for cost in costs):
+        if not any(
+            all(value <= cap for _, value, cap in self._caps(cost.params, cost.macs)) for cost in costs
+        ):
             least = min(costs, key=lambda cost: cost.params), min(costs, key=lambda cost: cost.macs)
             raise UserError(
                 f"no network of the space meets --max-params {self.options.max_params} and --max-macs {self.options.max_macs} at "
@@ -451,7 +503,7 @@ def _suggest(trial: Trial, name: str, options: tuple[Any, ...]) -> Any:
     return trial.suggest_categorical(name, options)
 
 
-def _devices(name: str) -> list[str]:
+def shared_devices(name: str) -> list[str]:
     """The devices that the workers share: all GPUs for 'auto' where there are any, otherwise the one that is named."""
     device = resolve_device(name)
     if name == "auto" and device.type == "cuda":
@@ -461,7 +513,7 @@ def _devices(name: str) -> list[str]:
     return [str(device)]
 
 
-def _default_workers(devices: list[str]) -> int:
+def default_workers(devices: list[str]) -> int:
     """One worker a GPU; on a CPU one a core up to eight, each with its share of the threads."""
     return len(devices) if devices[0].startswith("cuda") else min(8, os.cpu_count() or 1)
 
@@ -483,5 +535,9 @@ def _described(data: dict[str, Any]) -> str:
 def _difference(then: Any, now_: Any) -> str:
     """Only what differs of two values."""
     if isinstance(then, dict) and isinstance(now_, dict):
-        return ", ".join(f"{key} {then.get(key)!r}, now {now_.get(key)!r}" for key in now_ if then.get(key) != now_.get(key))
+        return ", ".join(
+            f"{key} {then.get(key)!r}, now {now_.get(key)!r}"
+            for key in now_
+            if then.get(key) != now_.get(key)
+        )
     return f"{then!r}, now {now_!r}"

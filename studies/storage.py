@@ -24,12 +24,18 @@ def open_storage(folder: Path, url: str | None = None) -> BaseStorage:
         folder.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     if url.startswith("sqlite"):
-        raise UserError(f"--storage {url!r}: SQLite loses trials between processes; leave --storage out (a journal) or name a PostgreSQL")
+        raise UserError(
+            f"--storage {url!r}: SQLite loses trials between processes; leave --storage out (a journal) or name a PostgreSQL"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             return RDBStorage(url)
     except ImportError as error:
-        raise UserError(f"--storage {url.split(':')[0]}: its driver is not installed ({error}); pip install it") from error
+        raise UserError(
+            f"--storage {url.split(':')[0]}: its driver is not installed ({error}); pip install it"
+        ) from error
     except SQLAlchemyError as error:
-        raise UserError(f"--storage: the database can not be opened ({type(error).__name__}: {error})") from error
+        raise UserError(
+            f"--storage: the database can not be opened ({type(error).__name__}: {error})"
+        ) from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
@@ -27,7 +29,7 @@ _ESTIMATE_BATCHES = 2
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """What every candidate of a study has in common: data, size and number of the clips, recipe, length, threads."""
+    """What all candidates have in common: data, size and number of the clips, recipe, threads."""
 
     source: str
     subset: str | None
@@ -36,7 +38,6 @@ class WorkerTask:
     train_input: tuple[int, int]
     recipe: Recipe
     budget: int
-    seed: int
     threads: int
 
 
@@ -51,7 +52,17 @@ class _Worker:
 _worker: _Worker | None = None
 
 
-def start_worker(task: WorkerTask, devices: Queue[str], stop: Event, parent: int) -> None:
+def worker_pool(task: WorkerTask, workers: int, devices: list[str]) -> tuple[ProcessPoolExecutor, Event]:
+    """Processes that are ready to train candidates, shared out over the devices, and the event that stops them between two batches."""
+    context = multiprocessing.get_context("spawn")
+    queue, stop = context.Queue(), context.Event()
+    for index in range(workers):
+        queue.put(devices[index % len(devices)])
+    arguments = (task, queue, stop, os.getpid())
+    return ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments), stop
+
+
+def _start(task: WorkerTask, devices: Queue[str], stop: Event, parent: int) -> None:
     """Set this process up: its share of the cores, its device, its data in memory; it ends when its parent does."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -77,14 +88,25 @@ def train_candidate(architecture: str, path: str, config: dict[str, Any]) -> dic
     run = Run(path)
     run.path.mkdir(parents=True, exist_ok=True)
     run.write_json("run.json", config)
-    run.write_json("provenance.json", provenance(command=config["command"], threads=task.threads, device=str(worker.device)))
+    run.write_json(
+        "provenance.json",
+        provenance(command=config["command"], threads=task.threads, device=str(worker.device)),
+    )
 
     def check() -> None:
         if worker.stop.is_set():
             raise Stopped
 
     _, said = train_recorded(
-        *(run, Architecture.parse(architecture), worker.inputs, task.recipe, task.budget, task.seed, worker.device),
+        *(
+            run,
+            Architecture.parse(architecture),
+            worker.inputs,
+            task.recipe,
+            task.budget,
+            config["seed"],
+            worker.device,
+        ),
         on_batch=check,
     )
     epochs = len(run.metrics())
@@ -99,17 +121,20 @@ def measure_candidate(architectures: list[str]) -> float:
     batch = task.recipe.batch_size
     val = worker.inputs.splits["val"]
     few = Inputs(
-        {**worker.inputs.splits, "val": type(val)(val.logmel_NTF[:batch], val.labels_N[:batch], val.clips[:batch])},
+        {
+            **worker.inputs.splits,
+            "val": type(val)(val.logmel_NTF[:batch], val.labels_N[:batch], val.clips[:batch]),
+        },
         *(worker.inputs.mean_F, worker.inputs.std_F, worker.inputs.classes),
     )
     without_val = Inputs({"train": few.splits["train"]}, few.mean_F, few.std_F, few.classes)
     for text in architectures:
         architecture = Architecture.parse(text)
-        train(architecture, without_val, task.recipe, batch, task.seed, worker.device)
+        train(architecture, without_val, task.recipe, batch, 0, worker.device)
         began = time.monotonic()
-        train(architecture, without_val, task.recipe, batch * _ESTIMATE_BATCHES, task.seed, worker.device)
+        train(architecture, without_val, task.recipe, batch * _ESTIMATE_BATCHES, 0, worker.device)
         trained_s = (time.monotonic() - began) / (batch * _ESTIMATE_BATCHES)
-        model = seeded_model(architecture, len(few.classes), task.seed).to(worker.device)
+        model = seeded_model(architecture, len(few.classes), 0).to(worker.device)
         began = time.monotonic()
         predict(model, few, "val", worker.device)
         judged_s = (time.monotonic() - began) / min(batch, len(val))
@@ -119,7 +144,7 @@ def measure_candidate(architectures: list[str]) -> float:
 
 def _require() -> _Worker:
     if _worker is None:
-        raise RuntimeError("start_worker has not run in this process")
+        raise RuntimeError("not a process of worker_pool")
     return _worker
 
 

@@ -27,13 +27,17 @@ def write_esc_folder(root: Path, clips_per_fold: int = 3, seconds: float = 1.0) 
             for clip in range(clips_per_fold):
                 time_N = np.arange(int(SAMPLE_RATE * seconds)) / SAMPLE_RATE
                 tone = {"low": 300, "high": 3000, "noise": 0}[name] * rng.uniform(0.8, 1.2)
-                wave_N = 0.1 * np.sin(2 * np.pi * tone * time_N) + (0.1 if name == "noise" else 0.01) * rng.standard_normal(len(time_N))
+                wave_N = 0.1 * np.sin(2 * np.pi * tone * time_N) + (
+                    0.1 if name == "noise" else 0.01
+                ) * rng.standard_normal(len(time_N))
                 source = fold * 1000 + target * 100 + clip
                 filename = f"{fold}-{source}-A-{target}.wav"
                 soundfile.write(root / "audio" / filename, wave_N, SAMPLE_RATE)
                 rows.append([filename, fold, target, name, False, source, "A"])
     with (root / "meta" / "esc50.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["filename", "fold", "target", "category", "esc10", "src_file", "take"], *rows])
+        csv.writer(file).writerows(
+            [["filename", "fold", "target", "category", "esc10", "src_file", "take"], *rows]
+        )
     return root
 
 
@@ -61,6 +65,17 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
 def tiny_study(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """(runs, name) of a finished study of four networks, made by the command; not to be changed."""
     runs = tmp_path_factory.mktemp("tiny-study") / "runs"
-    arguments = ["--data", str(tiny_folder), "--runs", str(runs), "--study", "tiny", "--trials", "4", "--workers", "1"]
+    arguments = [
+        "--data",
+        str(tiny_folder),
+        "--runs",
+        str(runs),
+        "--study",
+        "tiny",
+        "--trials",
+        "4",
+        "--workers",
+        "1",
+    ]
     assert studies_run.main([*arguments, "--budget", "96", "--train-input", "16x16"]) == 0
     return runs, "tiny"

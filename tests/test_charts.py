@@ -88,7 +88,10 @@ def test_synthetic_data_is_called_so(trials):
     )
     assert charts.curve_figure([], synthetic=True).layout.title.text == "synthetic data"
     assert (
-        charts.confusion_figure(make_predictions([0, 1], [0, 1]), ["a", "b", "c"], synthetic=True).layout.title.text == "synthetic data"
+        charts.confusion_figure(
+            make_predictions([0, 1], [0, 1]), ["a", "b", "c"], synthetic=True
+        ).layout.title.text
+        == "synthetic data"
     )
     assert not charts.front_figure(trials).layout.title.text
 

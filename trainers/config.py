@@ -14,7 +14,7 @@ class Recipe:
     `lr` is the peak learning rate, `schedule` its course over the clips seen, `warm_up` the share of them in which it rises.
     `mixup_alpha` 0 means no mixup; `mixup_half_from` is the share of the training after which only half of each batch is mixed.
     `roll` shifts each clip in time, around its ends. `masks` is the number of masks along each axis (SpecAugment), `mask_width` the
-    greatest share of the axis that one mask covers.
+    greatest share of the axis that one mask covers. `orthonormal` weighs the penalty of OSC's layers (BSConv's 0.1; the paper names none).
     """
 
     name: str
@@ -31,6 +31,7 @@ class Recipe:
     mixup_half_from: float = 1.0
     masks: int = 0
     mask_width: float = 0.0
+    orthonormal: float = 0.1
 
 
 def short() -> Recipe:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -97,8 +97,8 @@ def front_end_for(sample_rate: int, duration_s: float) -> FrontEnd:
     """The front end for clips of `duration_s` sampled at `sample_rate` Hz.
 
     The paper's at 44.1 kHz (431 x 256 for 10 s, 216 x 256 for 5 s); DSMN's for clips of about a second (44 x 256).
-    At a lower rate the hop keeps the paper's 23.2 ms and the window is the power of two at or above its 46.4 ms, so
-    that the frames are as many; `f_max` is half the rate, so that no bin is fed by nothing.
+    At a lower rate the hop keeps the paper's 23.2 ms, so that the frames are as many; the window is the power of two at
+    or above its 46.4 ms, and longer where a mel bin would stay empty; `f_max` is half the rate.
 
     Raises: UserError for clips of no more than half a window, which cannot be framed.
     """
@@ -111,6 +111,9 @@ def front_end_for(sample_rate: int, duration_s: float) -> FrontEnd:
         hop_length=round(sample_rate * HOP_LENGTH / SAMPLE_RATE),
         f_max=sample_rate / 2,
     )
+    while empty_mels(front_end):
+        n_fft *= 2
+        front_end = replace(front_end, n_fft=n_fft, win_length=n_fft)
     if front_end.samples(duration_s) <= n_fft // 2:
         shortest_s = n_fft / 2 / sample_rate
         raise UserError(

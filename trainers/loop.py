@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from search_space.architecture import Architecture
+from search_space.blocks import orthonormal_penalty
 from search_space.errors import UserError
 from search_space.model import build_model
 from trainers.augment import augment
@@ -65,9 +66,7 @@ def train(
     accuracies are 0 to 1. `start` is a checkpoint ({'epoch', 'model', 'optimizer'}) to go on from. `on_epoch` hears of every finished
     epoch, `on_batch` is called before every batch and may raise `Stopped`. Raises `Diverged` on a loss that is not finite.
     """
-    model = seeded_model(architecture, len(inputs.classes), seed).to(
-        device, memory_format=torch.channels_last
-    )
+    model = seeded_model(architecture, len(inputs.classes), seed).to(device)
     optimizer = _optimizer(model, recipe)
     if start is not None:
         model.load_state_dict(start["model"])
@@ -92,6 +91,8 @@ def train(
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16_pays(device)):
                 logits_BK = model(logmel_BTF.unsqueeze(1).contiguous(memory_format=torch.channels_last))
             loss = cross_entropy(logits_BK.float(), targets_BK, label_smoothing=recipe.label_smoothing)
+            if recipe.orthonormal and (penalty := orthonormal_penalty(model)) is not None:
+                loss = loss + recipe.orthonormal * penalty
             if not math.isfinite(value := loss.item()):
                 raise Diverged(
                     f"the loss became {value} in epoch {epoch + 1} after {seen} clips; lower the learning rate"
@@ -187,10 +188,13 @@ def resolve_device(name: str) -> torch.device:
 
 
 def bfloat16_pays(device: torch.device) -> bool:
-    """Whether training's forward pass runs in bfloat16: on a GPU that has it, on a CPU with its matrix instructions."""
+    """Whether training's forward pass runs in bfloat16: on a GPU that has it, on a CPU with instructions for it.
+
+    Measured: a step of four networks at 108x64, batch 32, one thread of a CPU with AVX512-BF16: 8 against 20 ms a clip.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_amx_tile_supported())
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

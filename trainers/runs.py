@@ -23,6 +23,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -119,7 +120,7 @@ class Run:
                     [str(name) for name in file["filenames"]],
                     [str(name) for name in file["recorders"]],
                 )
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} can not be read ({error}); train this network again") from error
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
@@ -145,14 +146,17 @@ class Run:
 
     def write_predictions(self, split: str, predictions: Predictions) -> None:
         """Keep what the network said of a split (compressed, no pickle)."""
-        arrays = {
-            "probabilities": predictions.probabilities_NK.astype(np.float32),
-            "labels": predictions.labels_N.astype(np.int64),
-            "filenames": np.array(predictions.filenames, dtype=np.str_),
-            "recorders": np.array(predictions.recorders, dtype=np.str_),
-        }
-        path = self.path / f"predictions-{split}.npz"
-        write_atomic(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
+
+        def write(file: BinaryIO) -> None:
+            np.savez_compressed(
+                file,
+                probabilities=predictions.probabilities_NK.astype(np.float32),
+                labels=predictions.labels_N.astype(np.int64),
+                filenames=np.array(predictions.filenames, dtype=np.str_),
+                recorders=np.array(predictions.recorders, dtype=np.str_),
+            )
+
+        write_atomic(self.path / f"predictions-{split}.npz", write)
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.path / name

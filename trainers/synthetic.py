@@ -54,7 +54,7 @@ CLIPS: dict[Split, dict[str, int]] = {
     "val": dict.fromkeys(("a", "b", "c", "s1", "s2", "s3"), 17),
     "test": dict.fromkeys(("a", "b", "c", "s1", "s2", "s3", "s4", "s5", "s6"), 11),
 }
-PLACES: dict[Split, int] = {"train": 36, "val": 15, "test": 15}
+PLACES: dict[Split, int] = {"train": 50, "val": 30, "test": 30}
 
 # ------------------------------------------------------------------------------------------------------------ recorders
 
@@ -216,10 +216,11 @@ SCENES: dict[str, Scene] = {
 # Assumed, and tuned (`benchmarks.synthetic_data`): how far places, clips and recorders' copies stray from their mean, in
 # dB (standard deviations), and how far all events stand out of the background, in dB.
 PLACE_SD_DB = 5.0
-CLIP_SD_DB = 3.5
-RECORDER_SD_DB = 2.0
+CLIP_SD_DB = 4.0
+RECORDER_SD_DB = 1.5
+RIPPLE_SD_DB = 3.5
 LEVEL_SD_DB = 4.0
-EVENT_DB = 0.0
+EVENT_DB = 8.0
 EVENT_SD_DB = 4.0
 
 # -------------------------------------------------------------------------------------------------------------- a sound
@@ -232,6 +233,7 @@ BINS_HZ_Q = np.fft.rfftfreq(FRAME, 1 / SAMPLE_RATE)
 OCTAVES_Q = np.log2(np.maximum(BINS_HZ_Q, 20.0))
 WINDOW = np.sin(np.pi * (np.arange(FRAME) + 0.5) / FRAME).astype(np.float32)
 PERIOD = 2048
+PITCH_STEP = 64  # samples (1.5 ms) that share one pitch
 # The whole clip in one transform; the length has small factors and leaves room for the tail of the reverberation.
 N_SPECTRUM = 135_000
 SINE = (1.0,)
@@ -294,11 +296,9 @@ class Canvas:
         n = min(round(duration_s * SAMPLE_RATE), len(self.tones_N) - first)
         if n < 2:
             return
-        share = np.linspace(0, 1, n)
-        phase_N = np.cumsum(
-            np.interp(share, np.linspace(0, 1, len(hz)), hz) if len(hz) > 1 else np.full(n, hz[0])
-        )
-        phase_N *= PERIOD / SAMPLE_RATE
+        share = np.linspace(0, 1, n // PITCH_STEP + 1)
+        pitch_N = np.repeat(np.interp(share, np.linspace(0, 1, len(hz)), hz), PITCH_STEP)[:n]
+        phase_N = np.cumsum(pitch_N) * (PERIOD / SAMPLE_RATE)
         period_P = _period(tuple(harmonics))
         strongest = 1 + int(np.argmax(harmonics))
         amplitude = 2 / FRAME * 10 ** ((level_db + self.level_at(hz[0] * strongest)) / 20) / max(harmonics)
@@ -392,7 +392,6 @@ class Place:
     `traits`, numbers in 0..1 that fix the pitch of its machines and chimes.
     """
 
-    city: str
     spectrum_db_G: Floats
     reverb_s: float
     busy: float
@@ -780,7 +779,6 @@ def _place(seed: int, scene: str, location: int) -> Place:
     rng = np.random.default_rng((seed, 1, location))
     low_s, high_s = SCENES[scene].reverb_s
     return Place(
-        city=CITIES[location % len(CITIES)],
         spectrum_db_G=_wander(rng, len(SPECTRUM_HZ), PLACE_SD_DB),
         reverb_s=_ramp(rng.random(), low_s, high_s),
         busy=float(2 ** rng.normal(0, 0.5)),
@@ -820,7 +818,8 @@ def _record(sound: Floats, clip: Clip, seed: int) -> Floats:
     place = _place(seed, clip.scene, int(clip.location))
     spectrum = np.fft.rfft(sound, N_SPECTRUM) * _echo(seed, int(clip.location), place.reverb_s)
     octaves, knots = _spectrum_octaves(), np.log2(KNOTS_HZ)
-    spectrum *= 10 ** (np.interp(octaves, knots, response_db_G).astype(np.float32)[_spectrum_rows()] / 20)
+    gain_db = np.interp(octaves, knots, response_db_G) + _ripple(seed, index)
+    spectrum *= (10 ** (gain_db / 20)).astype(np.float32)[_spectrum_rows()]
     heard = np.fft.irfft(spectrum, N_SPECTRUM)[: N_FRAMES * HOP]
     heard /= np.sqrt(np.mean(heard**2))
 
@@ -849,7 +848,16 @@ def _echo(seed: int, location: int, reverb_s: float) -> NDArray[np.complex64]:
     response = np.zeros(N_SPECTRUM, dtype=np.float32)
     response[:n] = tail * (min(1.0, reverb_s) / np.sqrt(np.sum(tail**2)))
     response[0] += 1
-    return np.fft.rfft(response)
+    return np.fft.rfft(response).astype(np.complex64)
+
+
+@lru_cache(maxsize=16)
+def _ripple(seed: int, recorder: int) -> Floats:
+    """What the coarse table of a recorder's response leaves out: its own fine ripple; none for the reference a."""
+    rng = np.random.default_rng((seed, 5, recorder))
+    fine = np.linspace(0, 1, 80)
+    ripple_db = np.interp(np.linspace(0, 1, 1024), fine, _wander(rng, len(fine), RIPPLE_SD_DB))
+    return (ripple_db * (recorder > 0)).astype(np.float32)
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,159 @@
+"""Does a short budget see anything? `python -m benchmarks.signal [--data FOLDER]` trains a spread of networks with several seeds.
+
+The between-architecture standard deviation (a variance component: what is left of the spread of the means when the seeds' share is taken off),
+the seeds' standard deviation, their ratio, and the rank correlation across seeds. Recipe, budget, input and the generated data are chosen by
+this ratio, not by the best accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from search_space.architecture import Architecture
+from search_space.complexity import count
+from search_space.errors import UserError, run_command
+from search_space.space import get_space
+from studies.analysis import signal
+from studies.run import count_of, size_of
+from studies.search import default_workers, shared_devices
+from studies.worker import WorkerTask, train_candidate, worker_pool
+from trainers.config import default_budget, default_train_input, get_recipe
+from trainers.datasets import open_dataset
+from trainers.features import prepare
+from trainers.retrain import data_record
+
+
+def spread(input: tuple[int, int], n_classes: int, number: int) -> list[str]:
+    """Networks of the default space at even steps of the rank of their params, drawn with a fixed seed."""
+    rng, space = random.Random(0), get_space("dssdn")
+    sampled = {space.sample(lambda _, options: rng.choice(options)) for _ in range(20 * number)}
+    ranked = sorted(
+        sampled, key=lambda architecture: (count(architecture, input, n_classes).params, str(architecture))
+    )
+    return [str(ranked[round(place)]) for place in np.linspace(0, len(ranked) - 1, number)]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.signal", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--data", metavar="FOLDER", help="as in studies.run")
+    parser.add_argument("--subset", help="as in studies.run")
+    parser.add_argument("--fold", type=int, default=5, help="as in studies.run")
+    parser.add_argument("--budget", type=count_of, help="clips a network sees (default: a study's)")
+    parser.add_argument(
+        "--train-input", type=size_of, metavar="TxF", help="frames x mels (default: a study's)"
+    )
+    parser.add_argument("--networks", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--lr", type=float, help="instead of the short recipe's")
+    parser.add_argument("--batch-size", type=int, help="instead of the short recipe's")
+    parser.add_argument("--workers", type=int)
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document on stdout, the rest on stderr"
+    )
+    options = parser.parse_args(argv)
+    if options.networks < 3 or options.seeds < 2:
+        raise UserError("a signal needs at least --networks 3 and --seeds 2")
+    console = Console(stderr=options.json, highlight=False)
+
+    dataset = open_dataset(options.data, subset=options.subset, fold=options.fold)
+    features = prepare(dataset)
+    size = (int(features.logmel.shape[1]), int(features.logmel.shape[2]))
+    train_input = options.train_input or default_train_input(size)
+    budget = options.budget or default_budget(len(dataset.classes))
+    changed = {key: value for key, value in (("lr", options.lr), ("batch_size", options.batch_size)) if value}
+    recipe = dataclasses.replace(get_recipe("short"), **changed)
+    devices = shared_devices("auto")
+    workers = options.workers or default_workers(devices)
+    source = options.data or os.environ.get("DSSDN_DATA") or "synthetic"
+    data = data_record(dataset, features.digest, source, options.subset, options.fold)
+    networks = spread(size, len(dataset.classes), options.networks)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    task = WorkerTask(
+        source, options.subset, options.fold, features.digest, train_input, recipe, budget, threads
+    )
+    began = time.monotonic()
+    accuracies = np.zeros((len(networks), options.seeds))
+    seconds = np.zeros_like(accuracies)
+    pool, _ = worker_pool(task, workers, devices)
+    with pool, tempfile.TemporaryDirectory() as folder:
+        futures = {}
+        for row, seed in np.ndindex(accuracies.shape):
+            config: dict[str, Any] = {
+                "architecture": networks[row],
+                "seed": int(seed),
+                "data": data,
+                "recipe": recipe.name,
+                "clips": budget,
+                "command": "benchmarks.signal",
+            }
+            futures[row, seed] = pool.submit(
+                train_candidate, networks[row], str(Path(folder) / f"{row}-{seed}"), config
+            )
+        for (row, seed), future in futures.items():
+            result = future.result()
+            accuracies[row, seed], seconds[row, seed] = result["val_accuracy"], result["seconds"]
+            console.print(
+                f"{networks[row]}  seed {seed}  val {result['val_accuracy']:.1%}  {result['seconds']:.0f} s"
+            )
+    found = signal(accuracies)
+    costs = [count(Architecture.parse(text), size, len(dataset.classes)) for text in networks]
+    report = {
+        "data": data,
+        "budget": budget,
+        "train_input": list(train_input),
+        "recipe": dataclasses.asdict(recipe),
+        "between_sd": found.between_sd,
+        "seed_sd": found.seed_sd,
+        "ratio": found.ratio,
+        "rank_correlation": found.rank_correlation,
+        "seconds": round(time.monotonic() - began, 1),
+        "networks": [
+            {
+                "architecture": text,
+                "params": cost.params,
+                "macs": cost.macs,
+                "val_accuracies": accuracies[row].tolist(),
+                "seconds": seconds[row].tolist(),
+            }
+            for row, (text, cost) in enumerate(zip(networks, costs, strict=True))
+        ],
+    }
+    if options.json:
+        json.dump(report, sys.stdout)
+        print()
+        return 0
+    table = Table(
+        "network",
+        "params",
+        *(f"seed {seed}" for seed in range(options.seeds)),
+        title=dataset.name + (" (synthetic data)" if dataset.synthetic else ""),
+    )
+    for row, cost in enumerate(costs):
+        table.add_row(networks[row], f"{cost.params:,}", *(f"{value:.1%}" for value in accuracies[row]))
+    console.print(table)
+    console.print(
+        f"between architectures {100 * found.between_sd:.1f} points, seeds {100 * found.seed_sd:.1f} points, ratio {found.ratio:.1f}, "
+        f"rank correlation across seeds {found.rank_correlation:.2f}; {budget:,} clips at {train_input[0]}x{train_input[1]}, "
+        f"{options.seeds} seeds, {report['seconds']:.0f} s"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

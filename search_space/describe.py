@@ -1,0 +1,87 @@
+"""Prints one network layer by layer, shape, params and MACs: `python -m search_space.describe dssdn-large --input 431x256`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from search_space.complexity import count, parse_input
+from search_space.errors import UserError, run_command
+from search_space.presets import PRESETS, preset_name, resolve
+
+
+def describe(network: str, input: tuple[int, int], n_classes: int) -> dict[str, Any]:
+    """All there is to say about a network without building it, ready for JSON; `input` is (frames, mels), shapes are [C, T, F].
+
+    Raises `UserError` when the text names no network or there are fewer than two classes.
+    """
+    if n_classes < 2:
+        raise UserError(f"a classifier has at least 2 classes; got {n_classes}; try --classes 10")
+    architecture = resolve(network)
+    cost = count(architecture, input, n_classes)
+    return {
+        "architecture": str(architecture),
+        "preset": preset_name(architecture),
+        "input": list(input),
+        "n_classes": n_classes,
+        "params": cost.params,
+        "macs": cost.macs,
+        "layers": [layer._asdict() for layer in cost.layers],
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command: a table for people, or with `--json` one JSON document on stdout."""
+    parser = argparse.ArgumentParser(prog="python -m search_space.describe", description=__doc__)
+    parser.add_argument(
+        "network", help=f"{', '.join(PRESETS)}, or a notation such as {PRESETS['dssdn-large']}"
+    )
+    parser.add_argument(
+        "--input", default="431x256", help="frames x mels (default: 431x256, the paper's 10 s)"
+    )
+    parser.add_argument("--classes", type=int, default=10, help="number of classes (default: 10)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    arguments = parser.parse_args(argv)
+    network = describe(arguments.network, parse_input(arguments.input), arguments.classes)
+    if arguments.json:
+        print(json.dumps(network))
+    else:
+        _print_table(network)
+    return 0
+
+
+def _print_table(network: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        box=box.SIMPLE, caption="MACs: convolutions and linear layers of one clip, biases not counted"
+    )
+    table.add_column("layer", no_wrap=True)
+    table.add_column("kind")
+    for heading in ("C x T x F", "params", "MACs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    part = "stem"
+    for layer in network["layers"]:
+        name = layer["name"]
+        if not name.startswith(part):
+            table.add_section()
+            part = ".".join(name.split(".")[:2]) if name.startswith("blocks") else "head"
+        shape = " x ".join(map(str, layer["shape"]))
+        table.add_row(name, layer["kind"], shape, f"{layer['params']:,}", f"{layer['macs']:,}")
+    table.add_section()
+    table.add_row("total", "", "", f"{network['params']:,}", f"{network['macs']:,}", style="bold")
+    frames, mels = network["input"]
+    console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
+    if network["preset"]:
+        console.print(network["preset"], style="bold")
+    console.print(network["architecture"], soft_wrap=True)
+    console.print(f"input {frames} frames x {mels} mels, {network['n_classes']} classes")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,179 @@
+"""The journey of a person in a real browser: see the front, click a point, read about the network, retrain it, see the score."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from studies import open_study
+from studies.jobs import Job
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-gpu",
+]
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt install chromium")
+
+POINT = """trial => {
+    const plot = document.querySelector('.js-plotly-plot'), {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect()
+    for (const trace of plot.data.filter(trace => trace.customdata)) {
+        const i = trace.customdata.findIndex(([number]) => number === trial)
+        if (i >= 0) return [box.left + xaxis._offset + xaxis.d2p(trace.x[i]), box.top + yaxis._offset + yaxis.d2p(trace.y[i])]
+    }
+}"""
+"""Where on the screen (pixels) the point of a trial lies."""
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_study: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of the tiny study, to be written into."""
+    source, name = tiny_study
+    copy = tmp_path_factory.mktemp("browser") / "runs"
+    shutil.copytree(source / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def url(runs: Path) -> Iterator[str]:
+    """The address of a dashboard that serves these runs."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        "dashboard/app.py",
+        "--server.port",
+        str(port),
+        "--",
+        "--runs",
+        str(runs),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as server:
+        try:
+            wait_until_served(f"http://127.0.0.1:{port}/_stcore/health")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+def wait_until_served(url: str, timeout_s: float = 60) -> None:
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except (urllib.error.URLError, ConnectionError):
+            assert time.monotonic() < end, "the dashboard did not start"
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A window of 1280 pixels in which nothing but this machine may be asked for anything."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.set_default_timeout(30_000)
+    yield page
+    page.close()
+    assert [url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))] == []
+
+
+def click_point(page: Page, trial: int) -> None:
+    """Click a trial's point in the front."""
+    expect(page.locator(".js-plotly-plot").first).to_be_visible()
+    page.wait_for_function("document.querySelector('.js-plotly-plot')._fullLayout?.xaxis?._offset")
+    x, y = page.evaluate(POINT, trial)
+    page.mouse.move(x, y)
+    page.wait_for_timeout(300)
+    page.mouse.click(x, y)
+
+
+def screenshot(page: Page, path: Path) -> None:
+    """The page from top to bottom."""
+    height = page.evaluate("document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight")
+    page.set_viewport_size({"width": 1280, "height": int(height) + 60})
+    page.wait_for_timeout(1500)
+    page.screenshot(path=path)
+
+
+def test_from_the_front_to_a_retrained_network(page: Page, url: str, runs: Path, tmp_path: Path) -> None:
+    trials = open_study("tiny", runs).trials().set_index("trial")
+    page.goto(url)
+    expect(page.get_by_role("heading", name="tiny")).to_be_visible()
+    expect(page.get_by_text("on the front", exact=True)).to_be_visible()
+
+    click_point(page, 2)
+    expect(page.locator("code", has_text=trials.loc[2, "architecture"]).first).to_be_visible()
+    expect(page.get_by_text("Learning curve")).to_be_visible()
+    expect(page.get_by_text("Confusion of the validation clips")).to_be_visible()
+    expect(page.get_by_text("Layers, for one clip of")).to_be_visible()
+    page.wait_for_function("location.search.includes('trial=2')")
+
+    epochs = page.get_by_role("spinbutton", name="Epochs")
+    epochs.fill("1")
+    epochs.press("Enter")
+    expect(page.get_by_text("--epochs 1 ")).to_be_visible()
+    page.get_by_role("button", name="Retrain", exact=True).click()
+    expect(page.get_by_text("1 epochs · seed 0")).to_be_visible()
+    expect(page.get_by_text("Test accuracy")).to_be_visible(timeout=180_000)
+    expect(page.get_by_text("finished", exact=True)).to_be_visible()
+
+    run = Job("tiny", runs, trial=2, epochs=1).run
+    assert run.scores is not None
+    expect(
+        page.get_by_test_id("stMetricValue").filter(has_text=f"{100 * run.scores['accuracy']:.1f} %").last
+    ).to_be_visible()
+    screenshot(page, tmp_path / "light.png")
+
+
+def test_the_address_shows_the_same_again_in_the_dark(page: Page, url: str, tmp_path: Path) -> None:
+    page.emulate_media(color_scheme="dark")
+    page.goto(f"{url}/?study=tiny&trial=1")
+    expect(page.get_by_role("combobox", name="Network")).to_have_value("")
+    expect(page.get_by_text("Learning curve")).to_be_visible()
+    selected = "document.querySelector('.js-plotly-plot').data.some(t => t.selectedpoints?.some(i => t.customdata[i][0] === 1))"
+    page.wait_for_function(selected)
+    screenshot(page, tmp_path / "dark.png")
+
+
+def test_a_row_of_the_table_opens_its_network(page: Page, url: str, runs: Path) -> None:
+    first = int(open_study("tiny", runs).front()["trial"][0])
+    page.goto(f"{url}/?study=tiny")
+    table = page.get_by_test_id("stDataFrame").first
+    expect(table).to_be_visible()
+    box = table.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 17, box["y"] + 52)
+    page.wait_for_function(f"location.search.includes('trial={first}')")
+    expect(page.get_by_text("Learning curve")).to_be_visible()

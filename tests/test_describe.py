@@ -1,0 +1,65 @@
+"""The layer table, for people and as JSON."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search_space import PRESETS, count
+from search_space.describe import main
+from search_space.errors import UserError
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_json_is_one_document_that_adds_up(name, capsys):
+    assert main([name, "--input", "431x256", "--classes", "50", "--json"]) == 0
+    network = json.loads(capsys.readouterr().out)
+    cost = count(PRESETS[name], (431, 256), 50)
+    assert list(network) == ["architecture", "preset", "input", "n_classes", "params", "macs", "layers"]
+    assert (network["architecture"], network["preset"]) == (str(PRESETS[name]), name)
+    assert (network["input"], network["n_classes"]) == ([431, 256], 50)
+    assert network["params"] == cost.params == sum(layer["params"] for layer in network["layers"])
+    assert network["macs"] == cost.macs == sum(layer["macs"] for layer in network["layers"])
+    assert network["layers"][0] == {
+        "name": "stem.conv", "kind": "3x3", "shape": [28, 431, 256], "params": 252, "macs": 252 * 431 * 256
+    }  # fmt: skip
+
+
+def test_shapes_halve_and_end_in_the_classes(capsys):
+    main(["dssdn-large", "--json"])
+    layers = json.loads(capsys.readouterr().out)["layers"]
+    pooled = [layer["shape"] for layer in layers if layer["name"].endswith(".pool")]
+    assert pooled == [[44, 215, 128], [60, 107, 64], [60, 53, 32], [60, 26, 16], [60, 13, 8]]
+    assert layers[-1]["shape"] == [10, 1, 1]
+
+
+def test_the_table_names_every_layer_and_the_total(capsys):
+    main(["dssdn_c8-12-16_r0.5_spc.p0.25_h64"])
+    text = capsys.readouterr().out
+    assert "dssdn_c8-12-16_r0.5_spc.p0.25_h64" in text
+    assert "blocks.1.second.operator.partial.pointwise" in text
+    assert "431 frames x 256 mels, 10 classes" in text
+    assert text.index("head.classes") < text.index("total")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dssdn-huge"], "unknown network 'dssdn-huge'; known:"),
+        (["dssdn-large", "--input", "256"], "an input is frames x mels.*got '256'"),
+        (["dssdn-large", "--classes", "1"], "at least 2 classes; got 1"),
+    ],
+)
+def test_bad_input_is_explained(arguments, message):
+    with pytest.raises(UserError, match=message):
+        main(arguments)
+
+
+def test_the_command_fails_with_one_plain_line():
+    command = [sys.executable, "-m", "search_space.describe", "dssdn_c28", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: 'dssdn_c28' is not the notation")
+    assert done.stderr.count("\n") == 1

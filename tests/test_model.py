@@ -1,0 +1,181 @@
+"""The contract every network keeps, whatever its operator, depth and input."""
+
+import pytest
+import torch
+from torch import nn
+
+from search_space import PRESETS, Architecture, build_model
+from search_space.blocks import DistillationBlock
+from search_space.complexity import heavy_bins
+from search_space.operators import OPERATORS
+
+
+def small_networks():
+    """One deep and thin network for each operator: ratios of all kinds, a different half, odd widths."""
+    for name, operator in OPERATORS.items():
+        options = "".join(f".{option.letter}{option.choices[-1]}" for option in operator.options())
+        yield f"dssdn_c8-9-12-12-12-12-12_r0.25-1-0.5-0.75-0.375-0.5_{name}{options}_h16_high"
+
+
+NETWORKS = {
+    **{name: str(preset) for name, preset in PRESETS.items()},
+    **{n.split("_")[3]: n for n in small_networks()},
+}
+EVERY_INPUT = [(216, 256), (44, 256), (44, 64), (32, 32), (20, 16)]
+every_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+every_input = pytest.mark.parametrize("size", EVERY_INPUT, ids="{0[0]}x{0[1]}".format)
+
+
+def active(model, size):
+    """Names of the parameters that take part at this input: not those of a light branch whose map is a single bin."""
+    silent, mels = set(), size[1]
+    for index in range(len(model.blocks)):
+        if mels == 1:
+            silent.add(f"blocks.{index}.light.")
+        mels = max(mels // 2, 1)
+    return [name for name, _ in model.named_parameters() if not name.startswith(tuple(silent))]
+
+
+@every_network
+@every_input
+def test_eval_gives_each_clip_its_own_logits(network, size):
+    torch.manual_seed(0)
+    model, x = build_model(network, n_classes=7).eval(), torch.randn(3, 1, *size)
+    with torch.no_grad():
+        logits = model(x)
+        assert logits.shape == (3, 7)
+        torch.testing.assert_close(model(x[1:2]), logits[1:2], rtol=1e-4, atol=1e-5)
+        x[0] = 0
+        torch.testing.assert_close(model(x)[1:], logits[1:], rtol=1e-4, atol=1e-5)
+
+
+@every_network
+@every_input
+def test_gradient_reaches_every_parameter(network, size):
+    torch.manual_seed(0)
+    model = build_model(network)
+    model(torch.randn(4, 1, *size)).square().sum().backward()
+    reached = [name for name, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())]
+    assert reached == active(model, size)
+
+
+def test_the_full_input_of_the_paper():
+    with torch.no_grad():
+        assert build_model("dssdn-large").eval()(torch.randn(1, 1, 431, 256)).shape == (1, 10)
+
+
+@every_network
+@pytest.mark.parametrize("size", [(1, 1), (1, 64), (300, 1), (3, 5)], ids="{0[0]}x{0[1]}".format)
+def test_pooling_stops_at_size_one(network, size):
+    assert torch.isfinite(build_model(network).eval()(torch.randn(2, 1, *size))).all()
+
+
+def test_networks_of_one_block_run():
+    assert build_model("dssdn_c4-6_r0.5_sc_h8", n_classes=3)(torch.randn(2, 1, 8, 8)).shape == (2, 3)
+
+
+@every_network
+def test_maps_stay_in_channels_last_and_weights_contiguous(network):
+    """The first is the speed (about 1.5 times), the second what safetensors asks for."""
+    model = build_model(network)
+    layouts = []
+    for block in model.blocks:
+        block.register_forward_hook(
+            lambda *a: layouts.append(a[2].is_contiguous(memory_format=torch.channels_last))
+        )
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(torch.randn(2, 1, 216, 256))
+    assert torch.isfinite(logits).all()
+    assert layouts == [True] * len(model.blocks)
+    assert all(tensor.is_contiguous() for tensor in model.state_dict().values())
+
+
+@every_network
+def test_bf16_is_close_to_fp32(network):
+    torch.manual_seed(0)
+    model, x = build_model(network).eval(), torch.randn(8, 1, 44, 64)
+    with torch.no_grad():
+        exact = model(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = model(x)
+    assert (rough - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_a_seed_decides_the_weights():
+    def weights(seed):
+        torch.manual_seed(seed)
+        return torch.cat([p.detach().flatten() for p in build_model("dssdn-small").parameters()])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "mels", "heavy"),
+    [
+        (0.5, 256, 128),
+        (0.5, 5, 3),
+        (0.375, 4, 2),
+        (0.25, 2, 1),
+        (0.75, 2, 1),
+        (0.25, 1, 1),
+        (1, 9, 9),
+        (0.01, 64, 1),
+    ],
+)
+def test_heavy_bins_round_half_up_and_leave_one_on_either_side(ratio, mels, heavy):
+    assert heavy_bins(ratio, mels) == heavy
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.375, 0.5, 0.75])
+@pytest.mark.parametrize("half", ["low", "high"])
+def test_the_cut_is_where_the_ratio_says_and_each_part_sees_only_itself(ratio, half):
+    torch.manual_seed(0)
+    block = (
+        DistillationBlock(6, Architecture.parse(f"dssdn_c6-4_r{ratio}_sc_h8").blocks[0], half).double().eval()
+    )
+    block.attention, block.pool = nn.Identity(), nn.Identity()  # the only two that look across the cut
+    mels, x = 16, torch.randn(1, 6, 5, 16, dtype=torch.float64)
+    n_heavy = round(ratio * mels)
+    heavy = slice(0, n_heavy) if half == "low" else slice(mels - n_heavy, mels)
+    light = slice(n_heavy, mels) if half == "low" else slice(0, mels - n_heavy)
+    for changed, kept in ((heavy, light), (light, heavy)):
+        other = x.clone()
+        other[..., changed] += 1
+        assert torch.equal(block(other)[..., kept], block(x)[..., kept])
+        assert not torch.equal(block(other)[..., changed], block(x)[..., changed])
+    plain = torch.relu(block.norm(nn.functional.conv2d(x[..., light], block.light.weight, block.light.bias)))
+    torch.testing.assert_close(block(x)[..., light], plain)
+
+
+def test_the_high_half_is_the_low_half_of_the_flipped_map():
+    torch.manual_seed(0)
+    spec = Architecture.parse("dssdn_c6-4_r0.25_sc_h8").blocks[0]
+    low, high = DistillationBlock(6, spec, "low").double(), DistillationBlock(6, spec, "high").double()
+    flipped = {k: v.flip(3) if k.endswith("along_mel") else v for k, v in low.state_dict().items()}
+    high.load_state_dict(flipped)
+    x = torch.randn(2, 6, 8, 16, dtype=torch.float64)
+    torch.testing.assert_close(high(x.flip(3)).flip(3), low(x))
+
+
+def test_at_ratio_one_there_is_no_light_branch():
+    uncut = build_model("dssdn_c6-4_r1_sc_h8")
+    assert not any("light" in name for name, _ in uncut.named_parameters())
+
+
+def test_the_block_is_the_structure_written_plainly():
+    """Against the distillation block as one would write it from its description, in training mode."""
+    torch.manual_seed(0)
+    model = build_model("dssdn_c6-10_r0.5_sc_h8").double()
+    (b,) = model.blocks
+    x = torch.randn(3, 6, 7, 9, dtype=torch.float64)
+    norm = lambda y: nn.functional.batch_norm(y, None, None, training=True)  # noqa: E731
+    conv = lambda y, layer: nn.functional.conv2d(y, layer.weight, layer.bias)  # noqa: E731
+    low, high = x[..., :5], x[..., 5:]
+    r1 = norm(b.first.operator(low)).relu()
+    r2 = norm(b.second.operator(r1)).relu()
+    r3 = norm(b.third.operator(r2)).relu()
+    distilled = torch.cat([conv(low, b.distil_input), conv(r1, b.distil_first), r3], 1)
+    spliced = torch.cat([conv(distilled, b.fuse), conv(high, b.light)], 3)
+    y = nn.functional.avg_pool2d(norm(b.attention(spliced)).relu(), 2)
+    torch.testing.assert_close(b(x), y)

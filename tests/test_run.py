@@ -1,0 +1,144 @@
+"""The search command: what it prints, its JSON, its options from a file, and bad input that ends it before any training."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from search_space.errors import UserError
+from studies import open_study
+from studies.analysis import hypervolume_of
+from studies.run import count_of, main
+
+
+@pytest.fixture
+def own_study(tiny_study: tuple[Path, str], tmp_path: Path) -> Path:
+    runs, name = tiny_study
+    shutil.copytree(runs / name, tmp_path / "runs" / name)
+    return tmp_path / "runs"
+
+
+def _arguments(folder: Path, runs: Path) -> list[str]:
+    arguments = [
+        "--data",
+        str(folder),
+        "--runs",
+        str(runs),
+        "--study",
+        "tiny",
+        "--trials",
+        "4",
+        "--workers",
+        "1",
+    ]
+    return [*arguments, "--budget", "96", "--train-input", "16x16"]
+
+
+def test_json_is_one_document(own_study: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*_arguments(tiny_folder, own_study), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    study = open_study("tiny", own_study)
+    assert report["study"] == "tiny"
+    assert (report["data"]["name"], report["data"]["synthetic"]) == ("esc", False)
+    assert report["data"]["counts"] == {"train": 27, "val": 9, "test": 9}
+    assert report["trials"] == {"complete": 4}
+    assert report["clips_seen"] == 4 * 96
+    assert report["reference_point"] == study.info["reference_point"]
+    assert report["hypervolume"] == hypervolume_of(study.trials(), study.info["reference_point"])
+    assert {"seconds", "budget", "space"} <= set(report)
+    for row in report["front"]:
+        assert set(row) == {"trial", "architecture", "val_accuracy", "params", "macs"}
+        assert 0 <= row["val_accuracy"] <= 1
+    assert (own_study / "tiny" / "front.html").stat().st_size > 10_000
+    assert (own_study / "tiny" / "front.csv").read_text().count("\n") == len(report["front"]) + 1
+
+
+def test_a_config_file_holds_any_option_and_flags_win(
+    own_study: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "study.toml"
+    config.write_text(
+        f'data = "{tiny_folder}"\nruns = "{own_study}"\nstudy = "tiny"\ntrials = 99\nworkers = 1\nbudget = 96\ntrain-input = "16x16"\njson = true\n'
+    )
+    assert main(["--config", str(config), "--trials", "4"]) == 0
+    assert json.loads(capsys.readouterr().out)["trials"] == {"complete": 4}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("trails = 4", "unknown option in .*'trails'; known"),
+        ("trials = ", "is not valid TOML"),
+        ('trials = "many"', "trials = 'many'"),
+        ("trials = true", "trials can not be True"),
+        ("budget = 0", "at least 1"),
+    ],
+)
+def test_a_bad_config_file_is_named(text: str, words: str, tmp_path: Path) -> None:
+    config = tmp_path / "study.toml"
+    config.write_text(text)
+    with pytest.raises(UserError, match=words):
+        main(["--config", str(config)])
+
+
+def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file"):
+        main(["--config", str(tmp_path / "none.toml")])
+
+
+def test_counts_with_a_factor() -> None:
+    assert [count_of(text) for text in ("3200", "100k", "0.6G", "1.5M")] == [
+        3200,
+        100_000,
+        600_000_000,
+        1_500_000,
+    ]
+    for text in ("0", "-3", "1.5", "many", "3x"):
+        with pytest.raises(argparse.ArgumentTypeError, match="a whole number of at least 1"):
+            count_of(text)
+
+
+def _remove_audio(folder: Path) -> None:
+    shutil.rmtree(folder / "audio")
+    (folder / "audio").mkdir()
+
+
+def _truncate(folder: Path) -> None:
+    path = next((folder / "audio").iterdir())
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _one_class(folder: Path) -> None:
+    csv = folder / "meta" / "esc50.csv"
+    lines = csv.read_text().splitlines()
+    csv.write_text("\n".join(line for line in lines if ",low," in line or line.startswith("filename")))
+
+
+@pytest.mark.parametrize("spoil", [shutil.rmtree, _remove_audio, _truncate, _one_class])
+def test_bad_data_ends_the_command_before_any_training(
+    spoil: Callable[[Path], None], make_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_folder()
+    spoil(folder)
+    command = [sys.executable, "-m", "studies.run", *_arguments(folder, tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ") or "error: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "option", [["--fold", "9"], ["--subset", "esc99"], ["--device", "tpu"], ["--storage", "sqlite:///x.db"]]
+)
+def test_unknown_values_are_refused(option: list[str], tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=option[0].lstrip("-")):
+        main([*_arguments(tiny_folder, tmp_path / "runs"), *option])
+    assert not list(tmp_path.glob("runs/*/trials"))
