@@ -74,7 +74,8 @@ def _show_job(job: Job, state: State, synthetic: bool) -> None:
     key = job.run.path.name
     label, colour, icon = _BADGES[state.name]
     name, badge, action = st.columns([3, 2, 1], vertical_alignment="center")
-    name.markdown(f"**{job.recipe}** recipe · {job.epochs} epochs · seed {job.seed}")
+    epochs = f"{job.epochs} epochs" if job.epochs > 1 else "1 epoch"
+    name.markdown(f"**{job.recipe}** recipe · {epochs} · seed {job.seed}")
     badge.badge(label, color=colour, icon=icon)
     if state.active and action.button("Cancel", key=f"cancel-{key}", width="stretch"):
         jobs.cancel(job.run)

@@ -85,7 +85,10 @@ def front_figure(
         marker = {"color": colour, "opacity": 0.9, "size": sizes[rows.index].tolist(), "line": {"width": 0}}
         figure.add_trace(_networks(rows, x, name=name, mode="markers", marker=marker))
     outline = {"color": VERMILLION, "symbol": "diamond-open", "line": {"width": 2}}
-    label = {"mode": "markers+text", "textposition": "top center", "textfont": {"color": VERMILLION}}
+    above_and_below = [
+        ("top center", "bottom center")[i % 2] for i in range(len(presets))
+    ]  # neighbours stay readable
+    label = {"mode": "markers+text", "textposition": above_and_below, "textfont": {"color": VERMILLION}}
     figure.add_trace(
         _networks(
             presets,

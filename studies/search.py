@@ -128,13 +128,12 @@ class Search:
         self.threads = max(1, (os.cpu_count() or 1) // self.workers)
         self.data = data_record(dataset, features.digest, **data)
         self._check_options()
-        self._sampler_checked = _sampler(options.sampler, options.seed, self.workers)
+        self._sampler = _sampler(options.sampler, options.seed, self.workers)
         self._check_caps()
         self._rng = random.Random(options.seed)
         self._seen: dict[str, int] = {}
         self._over: set[str] = set()
         self._failures = 0
-        self.seconds_left: float | None = None
 
     # ---- the study
 
@@ -156,7 +155,7 @@ class Search:
                 study_name=self.name,
                 storage=storage,
                 directions=_DIRECTIONS,
-                sampler=self._sampler_checked,
+                sampler=self._sampler,
                 load_if_exists=True,
             )
             self._agree()

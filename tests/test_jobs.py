@@ -1,6 +1,7 @@
 """Jobs: what is said of a retraining is true, whatever became of its process."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,7 +156,8 @@ def test_a_job_that_can_not_begin_fails_with_its_own_words(tmp_path):
 
 
 def test_a_job_outlives_its_starter_is_cancelled_and_resumed(tiny_study: tuple[Path, str], tmp_path):
-    runs, name = tiny_study
+    runs, name = tmp_path / "runs", tiny_study[1]
+    shutil.copytree(tiny_study[0] / name, runs / name)
     starter = (
         "import sys; from pathlib import Path; from studies.jobs import *\n"
         "start_retrain(Job(sys.argv[1], Path(sys.argv[2]), trial=0, recipe='short', epochs=500))"

@@ -144,16 +144,21 @@ def test_neighbours_reach_the_whole_space():
     assert len(reached) == TINY.size
 
 
-def test_largest_is_the_maximum_of_the_whole_space():
-    space, input = get_space("dssdn"), (44, 64)
+@pytest.mark.parametrize("input", [(431, 256), (20, 3)])
+@pytest.mark.parametrize(
+    "space",
+    [
+        replace(get_space("dssdn"), stems=(8, 20, 32), growths=(0, 12, 24)),
+        TINY,
+        # A narrow first block costs most with another operator than the wide second one.
+        replace(TINY, stems=(8,), growths=(24,)),
+        replace(TINY, stems=(8,), growths=(24,), per_block=False),
+    ],
+    ids=["dssdn", "blocks", "mixed-blocks", "mixed"],
+)
+def test_largest_is_the_maximum_of_the_whole_space(space, input):
     costs = [count(architecture, input, 50) for architecture in space]
     assert space.largest(input, 50) == (max(c.params for c in costs), max(c.macs for c in costs))
-
-
-@pytest.mark.parametrize("input", [(431, 256), (20, 3)])
-def test_largest_of_a_space_of_blocks(input):
-    costs = [count(architecture, input, 10) for architecture in TINY]
-    assert TINY.largest(input, 10) == (max(c.params for c in costs), max(c.macs for c in costs))
 
 
 def test_nothing_drawn_exceeds_the_largest():

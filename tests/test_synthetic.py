@@ -136,10 +136,12 @@ class TestSound:
             rows = [round(hz * DURATION_S) for hz in edges_hz]
             bands = np.array([[p[low:high].mean() for low, high in pairwise(rows)] for p in power])
             differences.append(10 * np.log10(bands[0] / bands[1]))
-        measured = np.mean(differences, axis=0)
-        table = dict(zip(KNOTS_HZ, RECORDERS["s1"].response_db, strict=True))
-        assert measured[0] - measured[3] < table[63] - table[1600] + 6
-        assert abs((measured[2] - measured[4]) - (table[400] - table[3150])) < 6
+        measured_db = np.mean(differences, axis=0)
+        centres_hz = [np.sqrt(low * high) for low, high in pairwise(edges_hz)]
+        table_db = np.interp(np.log(centres_hz), np.log(KNOTS_HZ), RECORDERS["s1"].response_db)
+        # Up to a level, and to the recorder's own ripple.
+        np.testing.assert_allclose(measured_db - measured_db.mean(), table_db - table_db.mean(), atol=5)
+        assert np.ptp(table_db) > 20
 
 
 @pytest.mark.parametrize("name", EVENTS)

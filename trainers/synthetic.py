@@ -215,8 +215,8 @@ SCENES: dict[str, Scene] = {
 
 # Assumed, and tuned (`benchmarks.synthetic_data`): how far places, clips and recorders' copies stray from their mean, in
 # dB (standard deviations), and how far all events stand out of the background, in dB.
-PLACE_SD_DB = 5.0
-CLIP_SD_DB = 4.0
+PLACE_SD_DB = 6.0
+CLIP_SD_DB = 5.0
 RECORDER_SD_DB = 1.5
 RIPPLE_SD_DB = 3.5
 LEVEL_SD_DB = 4.0
