@@ -28,44 +28,35 @@ from search_space.errors import UserError, run_command
 from search_space.space import get_space
 from studies.analysis import signal
 from studies.run import count_of, size_of
-from studies.search import default_workers, shared_devices
-from studies.worker import WorkerTask, train_candidate, worker_pool
 from trainers.config import default_budget, default_train_input, get_recipe
 from trainers.datasets import open_dataset
 from trainers.features import prepare
 from trainers.retrain import data_record
+from trainers.workers import WorkerTask, default_workers, shared_devices, train_candidate, worker_pool
 
 
 def spread(input: tuple[int, int], n_classes: int, number: int) -> list[str]:
     """Networks of the default space at even steps of the rank of their params, drawn with a fixed seed."""
     rng, space = random.Random(0), get_space("dssdn")
     sampled = {space.sample(lambda _, options: rng.choice(options)) for _ in range(20 * number)}
-    ranked = sorted(
-        sampled, key=lambda architecture: (count(architecture, input, n_classes).params, str(architecture))
-    )
+    ranked = sorted(sampled, key=lambda architecture: (count(architecture, input, n_classes).params, str(architecture)))
     return [str(ranked[round(place)]) for place in np.linspace(0, len(ranked) - 1, number)]
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.signal", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.signal", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", metavar="FOLDER", help="as in studies.run")
     parser.add_argument("--subset", help="as in studies.run")
     parser.add_argument("--fold", type=int, default=5, help="as in studies.run")
     parser.add_argument("--budget", type=count_of, help="clips a network sees (default: a study's)")
-    parser.add_argument(
-        "--train-input", type=size_of, metavar="TxF", help="frames x mels (default: a study's)"
-    )
+    parser.add_argument("--train-input", type=size_of, metavar="TxF", help="frames x mels (default: a study's)")
     parser.add_argument("--networks", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--lr", type=float, help="instead of the short recipe's")
     parser.add_argument("--batch-size", type=int, help="instead of the short recipe's")
     parser.add_argument("--workers", type=int)
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON document on stdout, the rest on stderr"
-    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
     options = parser.parse_args(argv)
     if options.networks < 3 or options.seeds < 2:
         raise UserError("a signal needs at least --networks 3 and --seeds 2")
@@ -84,9 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     data = data_record(dataset, features.digest, source, options.subset, options.fold)
     networks = spread(size, len(dataset.classes), options.networks)
     threads = max(1, (os.cpu_count() or 1) // workers)
-    task = WorkerTask(
-        source, options.subset, options.fold, features.digest, train_input, recipe, budget, threads
-    )
+    task = WorkerTask(source, options.subset, options.fold, features.digest, train_input, recipe, budget, threads)
     began = time.monotonic()
     accuracies = np.zeros((len(networks), options.seeds))
     seconds = np.zeros_like(accuracies)
@@ -108,9 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         for (row, seed), future in futures.items():
             result = future.result()
             accuracies[row, seed], seconds[row, seed] = result["val_accuracy"], result["seconds"]
-            console.print(
-                f"{networks[row]}  seed {seed}  val {result['val_accuracy']:.1%}  {result['seconds']:.0f} s"
-            )
+            console.print(f"{networks[row]}  seed {seed}  val {result['val_accuracy']:.1%}  {result['seconds']:.0f} s")
     found = signal(accuracies)
     costs = [count(Architecture.parse(text), size, len(dataset.classes)) for text in networks]
     report = {

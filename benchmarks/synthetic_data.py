@@ -46,9 +46,7 @@ def linear_probe(dataset: Dataset, features: Features) -> dict[str, float]:
     return max(found, key=lambda accuracies: accuracies["val"])
 
 
-def _logistic_regression(
-    input_nF: NDArray[np.float32], dataset: Dataset, weight_decay: float
-) -> dict[str, float]:
+def _logistic_regression(input_nF: NDArray[np.float32], dataset: Dataset, weight_decay: float) -> dict[str, float]:
     inputs, labels = torch.from_numpy(input_nF), torch.from_numpy(dataset.labels)
     layer = torch.nn.Linear(input_nF.shape[1], len(dataset.classes))
     torch.nn.init.zeros_(layer.weight)
@@ -77,10 +75,9 @@ def network(
     seconds = time.perf_counter() - began
     heard = {clip.recorder for clip in inputs.splits["train"].clips}
     found = {
-        split: scores(predictions(model, inputs, split, where), inputs.classes, heard)
-        for split in ("val", "test")
+        split: scores(predictions(model, inputs, split, where), inputs.classes, heard) for split in ("val", "test")
     }
-    return {"network": name, "epochs": epochs, "input": list(size), "seconds": seconds, **found}
+    return {"name": name, "epochs": epochs, "input": list(size), "seconds": seconds, **found}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -101,18 +98,16 @@ def main(argv: list[str] | None = None) -> int:
         seconds = time.perf_counter() - began
         console.print(f"{len(dataset.clips):,} clips made in {seconds:.0f} s ({os.cpu_count()} cores)")
         linear = linear_probe(dataset, features)
-        console.print(
-            f"linear classifier on mean log-mel: val {linear['val']:.1%}, test {linear['test']:.1%}"
-        )
+        console.print(f"linear classifier on mean log-mel: val {linear['val']:.1%}, test {linear['test']:.1%}")
         size = options.train_input or default_train_input(features.logmel.shape[1:])
         trained = network(dataset, features, options.network, options.epochs, size, options.device)
 
     report = {
         "clips": len(dataset.clips),
-        "seconds": seconds,
         "cores": os.cpu_count(),
+        "seconds": seconds,
         "linear": linear,
-        **trained,
+        "network": trained,
     }
     if options.json:
         json.dump(report, sys.stdout, indent=1)

@@ -21,9 +21,7 @@ if address not in LOOPBACK:
     st.stop()
 
 parser = argparse.ArgumentParser(prog="streamlit run dashboard/app.py --")
-parser.add_argument(
-    "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)"
-)
+parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)")
 st.session_state["runs"] = parser.parse_args().runs
 
 st.navigation([st.Page("views/study.py", title="Study", default=True)], position="top").run()

@@ -19,9 +19,7 @@ def show_network(study: StudyRecords, row: dict[Any, Any]) -> None:
     run, data, (frames, mels) = study.run(int(row["trial"])), study.info["data"], study.info["input"]
     show_text(row["architecture"])
     accuracy, params, macs, seconds = st.columns(4)
-    accuracy.metric(
-        "Validation accuracy", per_cent(row["val_accuracy"]), help="after the study's short budget"
-    )
+    accuracy.metric("Validation accuracy", per_cent(row["val_accuracy"]), help="after the study's short budget")
     params.metric("Parameters", quantity(row["params"]), help=f"{row['params']:,.0f} trainable numbers")
     macs.metric("MACs", quantity(row["macs"]), help=f"{row['macs']:,.0f} multiply-accumulates for one clip")
     seconds.metric("Trained in", f"{row['seconds']:.0f} s")

@@ -43,9 +43,7 @@ def _show_form(study: StudyRecords, trial: int) -> None:
         epochs=int(epochs.number_input("Epochs", 1, 2000, Job.epochs, key="epochs")),
         seed=int(seed.number_input("Seed", 0, 2**31 - 1, Job.seed, key="seed")),
     )
-    if start.button(
-        "Retrain", type="primary", icon=":material/model_training:", key="retrain", width="stretch"
-    ):
+    if start.button("Retrain", type="primary", icon=":material/model_training:", key="retrain", width="stretch"):
         with part():
             jobs.start_retrain(job)
     st.caption(
@@ -137,6 +135,4 @@ def _show_shares(kind: str, shares: dict[str, float]) -> None:
     """Accuracy by scene or recorder, the worst first."""
     table = pd.DataFrame({kind: list(shares), "accuracy": list(shares.values())}).sort_values("accuracy")
     accuracy = st.column_config.ProgressColumn("Accuracy", format="percent", min_value=0, max_value=1)
-    st.dataframe(
-        table, hide_index=True, column_config={"accuracy": accuracy}, height=min(360, 38 + 35 * len(table))
-    )
+    st.dataframe(table, hide_index=True, column_config={"accuracy": accuracy}, height=min(360, 38 + 35 * len(table)))

@@ -137,9 +137,7 @@ def _collapse(values: list[str]) -> str:
 def _spread(text: str, n_blocks: int, what: str) -> list[str]:
     values = text.split("-")
     if len(values) not in (1, n_blocks):
-        raise UserError(
-            f"{what} are given once or once a block; got {len(values)} for {n_blocks} blocks in {text!r}"
-        )
+        raise UserError(f"{what} are given once or once a block; got {len(values)} for {n_blocks} blocks in {text!r}")
     return values * n_blocks if len(values) == 1 else values
 
 
@@ -168,7 +166,5 @@ def _parse_operator(text: str) -> tuple[str, tuple[tuple[str, int | float], ...]
         try:
             options.append((option.name, option.type(part[1:])))
         except ValueError:
-            raise UserError(
-                f"{option.name} is written like {part[0]}{option.choices[0]}; got {part!r}"
-            ) from None
+            raise UserError(f"{option.name} is written like {part[0]}{option.choices[0]}; got {part!r}") from None
     return name, tuple(sorted(options))

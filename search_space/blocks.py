@@ -182,6 +182,4 @@ class DistillationBlock(nn.Module):
     def _distil(self, x_BCTH: Tensor) -> Tensor:
         first_BCTH = self.first(x_BCTH)
         third_BCTH = self.third(self.second(first_BCTH))
-        return self.fuse(
-            torch.cat([self.distil_input(x_BCTH), self.distil_first(first_BCTH), third_BCTH], dim=1)
-        )
+        return self.fuse(torch.cat([self.distil_input(x_BCTH), self.distil_first(first_BCTH), third_BCTH], dim=1))

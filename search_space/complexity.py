@@ -42,9 +42,7 @@ class Cost(NamedTuple):
     layers: tuple[LayerCost, ...]
 
 
-def convolution(
-    name: str, kind: str, shape: tuple[int, int, int], weights: int, biases: int = 0
-) -> LayerCost:
+def convolution(name: str, kind: str, shape: tuple[int, int, int], weights: int, biases: int = 0) -> LayerCost:
     """The row of a convolution: each weight is used once at each of the output's T x F positions, whatever the kernel."""
     return LayerCost(name, kind, shape, weights + biases, weights * shape[1] * shape[2])
 
@@ -121,9 +119,7 @@ def parse_input(text: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text.strip())
     if match is None:
-        raise UserError(
-            f"an input is frames x mels, two whole numbers of at least 1; got {text!r}; write e.g. 431x256"
-        )
+        raise UserError(f"an input is frames x mels, two whole numbers of at least 1; got {text!r}; write e.g. 431x256")
     return int(match[1]), int(match[2])
 
 

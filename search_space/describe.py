@@ -35,12 +35,8 @@ def describe(network: str, input: tuple[int, int], n_classes: int) -> dict[str, 
 def main(argv: list[str] | None = None) -> int:
     """The command: a table for people, or with `--json` one JSON document on stdout."""
     parser = argparse.ArgumentParser(prog="python -m search_space.describe", description=__doc__)
-    parser.add_argument(
-        "network", help=f"{', '.join(PRESETS)}, or a notation such as {PRESETS['dssdn-large']}"
-    )
-    parser.add_argument(
-        "--input", default="431x256", help="frames x mels (default: 431x256, the paper's 10 s)"
-    )
+    parser.add_argument("network", help=f"{', '.join(PRESETS)}, or a notation such as {PRESETS['dssdn-large']}")
+    parser.add_argument("--input", default="431x256", help="frames x mels (default: 431x256, the paper's 10 s)")
     parser.add_argument("--classes", type=int, default=10, help="number of classes (default: 10)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args(argv)
@@ -57,9 +53,7 @@ def _print_table(network: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        box=box.SIMPLE, caption="MACs: convolutions and linear layers of one clip, biases not counted"
-    )
+    table = Table(box=box.SIMPLE, caption="MACs: convolutions and linear layers of one clip, biases not counted")
     table.add_column("layer", no_wrap=True)
     table.add_column("kind")
     for heading in ("C x T x F", "params", "MACs"):

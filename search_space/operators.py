@@ -35,13 +35,9 @@ class Option(NamedTuple):
         """Raises `UserError` when the value is not of the option's type or out of its range."""
         whole = self.type is int
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-            raise UserError(
-                f"{self.name} is a {'whole ' if whole else ''}number; got {value!r}; try {self.choices[0]}"
-            )
+            raise UserError(f"{self.name} is a {'whole ' if whole else ''}number; got {value!r}; try {self.choices[0]}")
         if not self.low <= value <= self.high:
-            raise UserError(
-                f"{self.name} is from {self.low} to {self.high}; got {value!r}; try {self.choices[0]}"
-            )
+            raise UserError(f"{self.name} is from {self.low} to {self.high}; got {value!r}; try {self.choices[0]}")
 
 
 def _option(letter: str, choices: tuple[int | float, ...], low: int | float, high: int | float) -> Any:

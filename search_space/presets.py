@@ -26,9 +26,7 @@ def resolve(network: str | Architecture) -> Architecture:
     if network in PRESETS:
         return PRESETS[network]
     if not network.startswith("dssdn_"):
-        raise UserError(
-            f"unknown network {network!r}; known: {sorted(PRESETS)}, or a notation such as {EXAMPLE}"
-        )
+        raise UserError(f"unknown network {network!r}; known: {sorted(PRESETS)}, or a notation such as {EXAMPLE}")
     return Architecture.parse(network)
 
 

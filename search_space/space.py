@@ -223,9 +223,7 @@ def _per_part(cost: Cost, what: Literal["params", "macs"]) -> list[int]:
     return list(totals.values())
 
 
-_SPACES = {
-    space.name: space for space in (Space("dssdn", per_block=False), Space("dssdn-blocks", per_block=True))
-}
+_SPACES = {space.name: space for space in (Space("dssdn", per_block=False), Space("dssdn-blocks", per_block=True))}
 
 
 def get_space(name: str = "dssdn") -> Space:

@@ -85,9 +85,7 @@ def front_figure(
         marker = {"color": colour, "opacity": 0.9, "size": sizes[rows.index].tolist(), "line": {"width": 0}}
         figure.add_trace(_networks(rows, x, name=name, mode="markers", marker=marker))
     outline = {"color": VERMILLION, "symbol": "diamond-open", "line": {"width": 2}}
-    above_and_below = [
-        ("top center", "bottom center")[i % 2] for i in range(len(presets))
-    ]  # neighbours stay readable
+    above_and_below = [("top center", "bottom center")[i % 2] for i in range(len(presets))]  # neighbours stay readable
     label = {"mode": "markers+text", "textposition": above_and_below, "textfont": {"color": VERMILLION}}
     figure.add_trace(
         _networks(
@@ -121,9 +119,7 @@ def front_figure(
         dragmode="zoom",
     )
     if complete.empty:
-        figure.add_annotation(
-            text="no finished network yet", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper"
-        )
+        figure.add_annotation(text="no finished network yet", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
     return figure
 
 
@@ -154,9 +150,7 @@ def curve_figure(rows: Sequence[Mapping[str, Any]], title: str = "", synthetic: 
     figure.update_yaxes(title="loss (nats)", rangemode="tozero", row=2, col=1)
     figure.update_xaxes(dtick=1 if len(curve) <= 12 else None)
     figure.update_xaxes(title="epoch", row=2, col=1)
-    figure.update_layout(
-        _layout(title, synthetic), legend={"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"}
-    )
+    figure.update_layout(_layout(title, synthetic), legend={"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"})
     return figure
 
 
@@ -212,11 +206,12 @@ def _sizes(costs: pd.Series) -> pd.Series:
 
 
 def _ticks(costs: pd.Series) -> list[float]:
-    """1, 2 and 5 times the powers of ten around these costs."""
+    """Round costs for a log axis: 1, 2 and 5 times powers of ten, and more where all costs lie close together."""
     if costs.empty:
         return []
-    decades = range(int(np.log10(costs.min())), int(np.log10(costs.max())) + 2)
-    return [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
+    low, high = np.log10(costs.min()), np.log10(costs.max())
+    steps = (1, 2, 5) if high - low > 1 else (1, 2, 3, 4, 5, 7)
+    return [step * 10.0**decade for decade in range(int(low), int(high) + 2) for step in steps]
 
 
 def _networks(rows: pd.DataFrame, x: str, **style: Any) -> go.Scatter:
@@ -224,9 +219,7 @@ def _networks(rows: pd.DataFrame, x: str, **style: Any) -> go.Scatter:
     hover = [
         f"<b>trial {trial}{' · ' + html.escape(preset) if isinstance(preset, str) and preset else ''}</b><br>{html.escape(architecture)}"
         f"<br>{per_cent(accuracy)} · {quantity(params)} params · {quantity(macs)} MACs"
-        for trial, preset, architecture, accuracy, params, macs in rows[_HOVER].itertuples(
-            index=False, name=None
-        )
+        for trial, preset, architecture, accuracy, params, macs in rows[_HOVER].itertuples(index=False, name=None)
     ]
     return go.Scatter(
         x=rows[x].tolist(),
@@ -240,11 +233,7 @@ def _networks(rows: pd.DataFrame, x: str, **style: Any) -> go.Scatter:
 
 def _staircase(complete: pd.DataFrame, x: str) -> go.Scatter:
     """The best accuracy among all networks up to each cost, drawn on to the dearest network."""
-    best = (
-        complete.groupby(x)["val_accuracy"].max().sort_index().cummax()
-        if len(complete)
-        else pd.Series(dtype=float)
-    )
+    best = complete.groupby(x)["val_accuracy"].max().sort_index().cummax() if len(complete) else pd.Series(dtype=float)
     steps = best[~best.duplicated() | (best.index == best.index.max())]
     return go.Scatter(
         x=steps.index.tolist(),

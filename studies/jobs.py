@@ -117,9 +117,7 @@ def start_retrain(job: Job, resume: bool = False) -> Run:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        run.write_json(
-            "job.json", {"pid": process.pid, "pid_started": psutil.Process(process.pid).create_time()}
-        )
+        run.write_json("job.json", {"pid": process.pid, "pid_started": psutil.Process(process.pid).create_time()})
     # Somebody has to wait for a child that ends, or it stays as a zombie.
     threading.Thread(target=process.wait, daemon=True).start()
     return run
@@ -152,13 +150,9 @@ def job_of(run: Run) -> Job:
 def retrainings(study: StudyRecords, trial: int) -> list[Job]:
     """Every retraining of a trial's network, by whomever it was started, even if only just; the latest first."""
     folders = [
-        path
-        for path in study.path.glob(f"retrain/{trial:05d}-*")
-        if path.is_dir() and _FOLDER.fullmatch(path.name)
+        path for path in study.path.glob(f"retrain/{trial:05d}-*") if path.is_dir() and _FOLDER.fullmatch(path.name)
     ]
-    return [
-        job_of(Run(path)) for path in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
-    ]
+    return [job_of(Run(path)) for path in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
 def last_words(run: Run) -> str | None:

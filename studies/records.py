@@ -10,7 +10,9 @@ study.model(17)                    # trial 17's network with its weights: raw lo
 
 from __future__ import annotations
 
+import json
 import re
+import socket
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ from search_space.errors import UserError
 from search_space.space import get_space
 from studies.analysis import front
 from studies.storage import JOURNAL, open_storage
-from trainers.runs import Run, study_folder, trial_folder
+from trainers.runs import Run, process_alive, study_folder, trial_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -95,7 +97,9 @@ def open_study(name: str, runs: Path | str = "runs", storage: str | None = None)
         study = optuna.load_study(study_name=name, storage=open_storage(path, storage))
     except KeyError as error:
         raise UserError(f"the storage holds no study {name!r}") from error
-    if "data" not in study.user_attrs:
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path / JOURNAL} is torn or no journal ({error}); mend or remove that line") from error
+    if "provenance" not in study.user_attrs:
         raise UserError(f"study {name!r} was not made by studies.run, or was stopped before it began")
     return StudyRecords(name, path, study)
 
@@ -107,9 +111,7 @@ def list_studies(runs: Path | str = "runs") -> list[str]:
         for path in Path(runs).glob(f"*/{JOURNAL}")
         if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", path.parent.name)
     ]
-    return [
-        path.name for path in sorted(found, key=lambda path: (path / JOURNAL).stat().st_mtime, reverse=True)
-    ]
+    return [path.name for path in sorted(found, key=lambda path: (path / JOURNAL).stat().st_mtime, reverse=True)]
 
 
 def trial_row(trial: FrozenTrial, choices: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
@@ -118,10 +120,7 @@ def trial_row(trial: FrozenTrial, choices: dict[str, tuple[Any, ...]]) -> dict[s
     return {
         "trial": trial.number,
         "state": trial_state(trial),
-        **{
-            key: kept.get(key)
-            for key in ("architecture", "preset", "params", "macs", "seconds", "error", "same_as")
-        },
+        **{key: kept.get(key) for key in ("architecture", "preset", "params", "macs", "seconds", "error", "same_as")},
         "val_accuracy": trial.values[0] if trial.state == TrialState.COMPLETE else None,
         **{name: decode(choices[name], value) for name, value in trial.params.items() if name in choices},
     }
@@ -134,8 +133,16 @@ def trial_state(trial: FrozenTrial) -> str:
     if trial.state == TrialState.WAITING:
         return "queued"
     if trial.state == TrialState.RUNNING:
-        return "running"
+        return "running" if trial_alive(trial) else "interrupted"
     return str(trial.user_attrs.get("outcome", "failed"))
+
+
+def trial_alive(trial: FrozenTrial) -> bool:
+    """Whether a running trial's process may still live: it does on this machine, or it is another machine's."""
+    owner = trial.user_attrs.get("owner")
+    if owner is None:
+        return False
+    return owner["host"] != socket.gethostname() or process_alive(owner["pid"], owner["started"])
 
 
 def ordered(options: tuple[Any, ...]) -> bool:

@@ -20,9 +20,10 @@ from rich.table import Table
 from search_space.complexity import parse_input
 from search_space.errors import UserError, run_command, unknown
 from studies.analysis import hypervolume_of
+from studies.candidates import SAMPLERS
 from studies.charts import front_figure, write_html
 from studies.records import StudyRecords
-from studies.search import SAMPLERS, Search, SearchOptions, Told
+from studies.search import Search, SearchOptions, Told
 from trainers.datasets import open_dataset
 from trainers.features import prepare
 
@@ -50,9 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print(notice)
     with _progress(console) as progress:
         bar = progress.add_task("log-mels", total=None)
-        features = prepare(
-            dataset, progress=lambda done, total: progress.update(bar, completed=done, total=total)
-        )
+        features = prepare(dataset, progress=lambda done, total: progress.update(bar, completed=done, total=total))
         progress.update(bar, visible=False)
     search = Search(
         SearchOptions(**options),
@@ -140,9 +139,7 @@ def count_of(text: str) -> int:
     match = _COUNT.fullmatch(text)
     value = float(match[1]) * _FACTOR[match[2].lower()] if match else 0.0
     if value < 1 or value != int(value):
-        raise argparse.ArgumentTypeError(
-            f"a whole number of at least 1 such as 3200, 100k or 0.6G, not {text!r}"
-        )
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 such as 3200, 100k or 0.6G, not {text!r}")
     return int(value)
 
 
@@ -163,9 +160,7 @@ def _from_toml(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is not valid TOML: {error}") from error
     actions = {
-        action.option_strings[0][2:]: action
-        for action in parser._actions
-        if action.dest not in ("help", "config")
+        action.option_strings[0][2:]: action for action in parser._actions if action.dest not in ("help", "config")
     }
     values = {}
     for key, value in content.items():
@@ -194,9 +189,7 @@ def _kept_source(source: str | None, name: str) -> str:
 
 def _introduce(console: Console, search: Search) -> None:
     data = search.data
-    synthetic = (
-        " [bold yellow](synthetic data: a generated stand-in, not recordings)[/]" if data["synthetic"] else ""
-    )
+    synthetic = " [bold yellow](synthetic data: a generated stand-in, not recordings)[/]" if data["synthetic"] else ""
     console.print(
         f"study [bold]{search.name}[/] on {data['name']}{synthetic}: {data['counts']['train']} train, {data['counts']['val']} val clips, "
         f"{search.n_classes} classes"
@@ -225,9 +218,7 @@ def _run(console: Console, search: Search, records: StudyRecords) -> str | None:
 
         def on_told(told: Told) -> None:
             if told.val_accuracy is None:
-                console.print(
-                    f"trial {told.trial}  {told.architecture}  {(told.error or '').splitlines()[0]}"
-                )
+                console.print(f"trial {told.trial}  {told.architecture}  {(told.error or '').splitlines()[0]}")
                 return
             state["done"] += 1
             state["best"] = max(state["best"], told.val_accuracy)
@@ -272,9 +263,7 @@ def _write_front(records: StudyRecords) -> None:
     if (trials["state"] != "complete").all():
         return
     data = records.info["data"]
-    figure = front_figure(
-        trials, x="macs", title=f"{records.name}: {data['name']}", synthetic=data["synthetic"]
-    )
+    figure = front_figure(trials, x="macs", title=f"{records.name}: {data['name']}", synthetic=data["synthetic"])
     write_html(figure, records.path / "front.html")
     records.front().to_csv(records.path / "front.csv", index=False)
 
@@ -300,9 +289,7 @@ def _print_front(console: Console, records: StudyRecords, summary: dict[str, Any
     if len(front) > _FRONT_ROWS:
         console.print(f"and {len(front) - _FRONT_ROWS} more in {records.path / 'front.csv'}")
     states = ", ".join(f"{number} {state.replace('_', ' ')}" for state, number in summary["trials"].items())
-    console.print(
-        f"trials: {states}; hypervolume {summary['hypervolume']:.4f}; {_duration(summary['seconds'])}"
-    )
+    console.print(f"trials: {states}; hypervolume {summary['hypervolume']:.4f}; {_duration(summary['seconds'])}")
     console.print(f"see {records.path / 'front.html'}, or: streamlit run dashboard/app.py")
     if front:
         console.print(

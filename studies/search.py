@@ -9,44 +9,47 @@ import dataclasses
 import math
 import os
 import random
-import socket
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import filelock
 import optuna
-import psutil
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search_space.architecture import Architecture
 from search_space.complexity import count
-from search_space.errors import UserError, unknown
+from search_space.errors import UserError
 from search_space.presets import PRESETS
 from search_space.space import get_space
-from studies.records import StudyRecords, encode, ordered, trial_state
+from studies.candidates import Candidates, make_sampler
+from studies.records import StudyRecords, trial_alive, trial_state
 from studies.storage import open_storage
-from studies.worker import WorkerTask, measure_candidate, train_candidate, worker_pool
 from trainers.config import default_budget, default_train_input, get_recipe
 from trainers.datasets import Dataset
 from trainers.features import Features
-from trainers.loop import Diverged, Stopped, resolve_device
+from trainers.loop import Diverged, Stopped
 from trainers.retrain import data_record
-from trainers.runs import now, process_alive, provenance, study_folder, trial_folder
+from trainers.runs import provenance, study_folder, trial_folder
+from trainers.workers import (
+    WorkerTask,
+    default_workers,
+    measure_candidate,
+    shared_devices,
+    train_candidate,
+    worker_pool,
+)
 
 _DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE, StudyDirection.MINIMIZE]
 _METRICS = ["val_accuracy", "params", "macs"]
-_MISSES_BEFORE_RANDOM = 10
-_RANDOM_TRIES = 2000
 _FAILURES_IN_A_ROW = 5
 _BROKEN_POOLS = 10
 
@@ -72,31 +75,12 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class Told:
-    """One finished trial, for whoever shows the progress."""
+    """One finished trial, for whoever shows the progress: `val_accuracy` 0 to 1, or the `error` that ended it."""
 
     trial: int
     architecture: str
     val_accuracy: float | None
     error: str | None
-
-
-def _sampler(name: str, seed: int, workers: int) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler of this name. TPE is told of the trials under way when there are several workers (constant liar)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        match name:
-            case "tpe":
-                return optuna.samplers.TPESampler(seed=seed, constant_liar=workers > 1)
-            case "nsga2":
-                return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
-            case "gp":
-                return optuna.samplers.GPSampler(seed=seed)
-            case "random":
-                return optuna.samplers.RandomSampler(seed=seed)
-    raise unknown("sampler", name, SAMPLERS)
-
-
-SAMPLERS = ("tpe", "nsga2", "gp", "random")
 
 
 Pending = dict[Future[dict[str, Any]], tuple[Trial, Architecture]]
@@ -109,16 +93,13 @@ class Search:
     or another process is running it.
     """
 
-    def __init__(
-        self, options: SearchOptions, dataset: Dataset, features: Features, data: dict[str, Any]
-    ) -> None:
+    def __init__(self, options: SearchOptions, dataset: Dataset, features: Features, data: dict[str, Any]) -> None:
         """`data` names the source: {'source', 'subset', 'fold'}, as given to `open_dataset`."""
         self.options = options
         self.space = get_space(options.space)
         self.n_classes = len(dataset.classes)
-        full = (int(features.logmel.shape[1]), int(features.logmel.shape[2]))
-        self.input = full
-        self.train_input = options.train_input or default_train_input(full)
+        self.input = (int(features.logmel.shape[1]), int(features.logmel.shape[2]))
+        self.train_input = options.train_input or default_train_input(self.input)
         self.budget = options.budget or default_budget(self.n_classes)
         self.recipe = get_recipe("short")
         self.name = options.study or dataset.name
@@ -127,12 +108,11 @@ class Search:
         self.workers = options.workers or default_workers(self.devices)
         self.threads = max(1, (os.cpu_count() or 1) // self.workers)
         self.data = data_record(dataset, features.digest, **data)
+        self._sampler = make_sampler(options.sampler, options.seed, self.workers)
+        caps = {"params": options.max_params, "macs": options.max_macs}
+        self._caps = {key: cap for key, cap in caps.items() if cap is not None}
         self._check_options()
-        self._sampler = _sampler(options.sampler, options.seed, self.workers)
         self._check_caps()
-        self._rng = random.Random(options.seed)
-        self._seen: dict[str, int] = {}
-        self._over: set[str] = set()
         self._failures = 0
 
     # ---- the study
@@ -150,21 +130,20 @@ class Search:
                 f"study {self.name!r} is being run by another process; wait for it, end it, or name another with --study"
             ) from error
         with lock:
-            storage = open_storage(self.path, self.options.storage)
             self._study = optuna.create_study(
                 study_name=self.name,
-                storage=storage,
+                storage=open_storage(self.path, self.options.storage),
                 directions=_DIRECTIONS,
                 sampler=self._sampler,
                 load_if_exists=True,
             )
-            self._agree()
             trials = self._study.get_trials(deepcopy=False)
-            if trials:  # a continued study draws new numbers
-                self._study.sampler = _sampler(
-                    self.options.sampler, self.options.seed + len(trials), self.workers
-                )
-                self._rng = random.Random(self.options.seed + len(trials))
+            seed = self.options.seed + len(trials)  # a continued study draws new numbers
+            self._study.sampler = make_sampler(self.options.sampler, seed, self.workers)
+            self._candidates = Candidates(
+                self._study, self.space, self.input, self.n_classes, self._caps, random.Random(seed)
+            )
+            self._agree()
             self._recover(trials)
             yield StudyRecords(self.name, self.path, self._study)
 
@@ -184,113 +163,42 @@ class Search:
             "max_macs": self.options.max_macs,
             "reference_point": {
                 "accuracy": 1 / self.n_classes,
-                "log10_params": _log10_rounded(largest_params),
-                "log10_macs": _log10_rounded(largest_macs),
+                "log10_params": round(math.log10(largest_params), 6),
+                "log10_macs": round(math.log10(largest_macs), 6),
             },
+            "provenance": provenance(),
         }
-        if "data" not in self._study.user_attrs:
-            for key, value in about.items():
-                self._study.set_user_attr(key, value)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                self._study.set_metric_names(_METRICS)
-            self._study.set_user_attr("provenance", provenance())
-            for name, architecture in PRESETS.items():
-                self._enqueue(architecture, preset=name)
-            return
         then = self._study.user_attrs
-        keys = ("space", "input", "train_input", "budget", "recipe", "seed", "max_params", "max_macs")
-        differences = [
-            f"{key}: {_difference(then[key], about[key])}" for key in keys if then[key] != about[key]
-        ]
-        if then["data"]["digest"] != self.data["digest"]:
-            differences.insert(0, f"data: {_described(then['data'])}, now {_described(self.data)}")
-        if differences:
-            raise UserError(
-                f"study {self.name!r} was made with something else; give the same options, or another --study name. Then and now: "
-                + "; ".join(differences)
-            )
+        if "provenance" in then:  # the last attribute to be written
+            keys = ("space", "input", "train_input", "budget", "recipe", "seed", "max_params", "max_macs")
+            differences = [f"{key}: {_difference(then[key], about[key])}" for key in keys if then[key] != about[key]]
+            if then["data"]["digest"] != self.data["digest"]:
+                differences.insert(0, f"data: {_described(then['data'])}, now {_described(self.data)}")
+            if differences:
+                raise UserError(
+                    f"study {self.name!r} was made with something else; give the same options, or another --study name. "
+                    f"Then and now: {'; '.join(differences)}"
+                )
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self._study.set_metric_names(_METRICS)
+        if not self._study.get_trials(deepcopy=False):
+            for name, architecture in PRESETS.items():
+                self._candidates.enqueue(architecture, preset=name)
+        for key, value in about.items():
+            self._study.set_user_attr(key, value)
 
     def _recover(self, trials: list[FrozenTrial]) -> None:
         """Remember what has been trained; queue again what a killed process left running."""
         for trial in trials:
-            state, architecture = trial_state(trial), trial.user_attrs.get("architecture")
-            if state == "running" and not self._elsewhere(trial):
+            architecture = trial.user_attrs.get("architecture")
+            if trial.state == TrialState.RUNNING and not trial_alive(trial):
                 self._interrupted(trial)
-            elif architecture and state in ("complete", "failed"):
-                self._seen.setdefault(architecture, trial.number)
-            elif architecture and state == "over_cap":
-                self._over.add(architecture)
+            elif architecture and trial_state(trial) in ("complete", "failed"):
+                self._candidates.seen.setdefault(architecture, trial.number)
 
-    def _elsewhere(self, trial: FrozenTrial) -> bool:
-        """Whether a running trial belongs to a process that may still live: on another machine, or alive on this one."""
-        owner = trial.user_attrs.get("owner")
-        if not owner:
-            return False
-        return owner["host"] != socket.gethostname() or process_alive(owner["pid"], owner["started"])
-
-    # ---- asking
-
-    def _next(self) -> tuple[Trial, Architecture] | None:
-        """A trial whose network is new and within the caps, or None when the space has no other one."""
-        misses = 0
-        while True:
-            if misses >= _MISSES_BEFORE_RANDOM:
-                fresh = self._unseen()
-                if fresh is None:
-                    return None
-                self._enqueue(fresh)
-            trial = self._study.ask()
-            architecture = self.space.sample(partial(_suggest, trial))
-            text = str(architecture)
-            cost = count(architecture, self.input, self.n_classes)
-            for key, value in {
-                "architecture": text,
-                "params": cost.params,
-                "macs": cost.macs,
-                "owner": _owner(),
-            }.items():
-                trial.set_user_attr(key, value)
-            within = True
-            for key, value, cap in self._caps(cost.params, cost.macs):
-                trial.set_constraint(key, value / cap - 1)
-                within = within and value <= cap
-            if not within:
-                self._over.add(text)
-                self._end(trial, "over_cap", TrialState.PRUNED)
-            elif text in self._seen:
-                trial.set_user_attr("same_as", self._seen[text])
-                # Told as a failure because samplers leave failures out: a copied score would count one training twice.
-                self._end(trial, "duplicate", TrialState.FAIL)
-            else:
-                self._seen[text] = trial.number
-                return trial, architecture
-            misses += 1
-
-    def _unseen(self) -> Architecture | None:
-        """A random network that is neither trained nor over a cap, or None when none turns up."""
-        for _ in range(_RANDOM_TRIES):
-            architecture = self.space.sample(lambda _, options: self._rng.choice(options))
-            text = str(architecture)
-            if text in self._seen or text in self._over:
-                continue
-            cost = count(architecture, self.input, self.n_classes)
-            if all(value <= cap for _, value, cap in self._caps(cost.params, cost.macs)):
-                return architecture
-        return None
-
-    def _caps(self, params: int, macs: int) -> list[tuple[str, int, int]]:
-        caps = (("params", params, self.options.max_params), ("macs", macs, self.options.max_macs))
-        return [(key, value, cap) for key, value, cap in caps if cap is not None]
-
-    def _enqueue(self, architecture: Architecture, **attributes: Any) -> None:
-        choices = self.space.choices
-        chosen = self.space.encode(architecture)
-        self._study.enqueue_trial(
-            {name: encode(choices[name], option) for name, option in chosen.items()}, attributes
-        )
-
-    # ---- telling
+    # ---- training
 
     def run(self, on_start: Callable[[float, int], None], on_told: Callable[[Told], None]) -> str | None:
         """Train until `trials` distinct networks are complete; why it ended early, or None.
@@ -311,9 +219,7 @@ class Search:
                 try:
                     exhausted = self._fill(pool, pending)
                     if not pending:
-                        trained = (
-                            f"the space has no other network within the caps; {self._complete()} were trained"
-                        )
+                        trained = f"the space has no other network within the caps; {self._complete()} were trained"
                         return trained if exhausted else None
                     finished, _ = wait(pending, return_when=FIRST_COMPLETED)
                     for future in finished:
@@ -337,7 +243,7 @@ class Search:
     def _fill(self, pool: ProcessPoolExecutor, pending: Pending) -> bool:
         """Give every free worker a network; whether the space has no other one."""
         while len(pending) < self.workers and self._complete() + len(pending) < self.options.trials:
-            asked = self._next()
+            asked = self._candidates.next()
             if asked is None:
                 return True
             try:
@@ -347,19 +253,7 @@ class Search:
                 raise
         return False
 
-    def _end_pending(self, pending: Pending, on_told: Callable[[Told], None]) -> None:
-        """While stopping: keep what finished in the meantime, queue the rest again."""
-        wait(pending, timeout=60)
-        for future, (trial, architecture) in pending.items():
-            if future.done() and not future.cancelled() and future.exception() is None:
-                on_told(self._tell(future, trial, architecture))
-            else:
-                self._interrupted(trial)
-        pending.clear()
-
-    def _submit(
-        self, pool: ProcessPoolExecutor, trial: Trial, architecture: Architecture
-    ) -> Future[dict[str, Any]]:
+    def _submit(self, pool: ProcessPoolExecutor, trial: Trial, architecture: Architecture) -> Future[dict[str, Any]]:
         attributes = trial.user_attrs
         config = {
             "kind": "trial",
@@ -382,50 +276,51 @@ class Search:
         return pool.submit(train_candidate, str(architecture), str(path), config)
 
     def _tell(self, future: Future[dict[str, Any]], trial: Trial, architecture: Architecture) -> Told:
+        """Put what became of a training into the study. Raises what ends the study: no disk, a dead worker, one failure after another."""
         error = future.exception()
         if error is None:
             result = future.result()
             trial.set_user_attr("seconds", result["seconds"])
-            trial.set_user_attr("clips_seen", self.budget)
             attributes = trial.user_attrs
             self._study.tell(trial, [result["val_accuracy"], attributes["params"], attributes["macs"]])
             self._failures = 0
             return Told(trial.number, str(architecture), result["val_accuracy"], None)
-        if isinstance(error, OSError):
+        if isinstance(error, BrokenProcessPool | OSError | Stopped):
             self._interrupted(trial)
-            raise UserError(
-                f"trial {trial.number} could not be written or read ({error}); free space or mend it, then run the same command again"
-            )
-        if isinstance(error, BrokenProcessPool):
-            self._interrupted(trial)
-            raise error
-        if isinstance(error, Stopped):
-            self._interrupted(trial)
+            if isinstance(error, OSError):
+                raise UserError(
+                    f"trial {trial.number} could not be written or read ({error}); mend that, then run the same command again"
+                ) from error
+            if isinstance(error, BrokenProcessPool):
+                raise error
             return Told(trial.number, str(architecture), None, "interrupted")
         message = f"{type(error).__name__}: {error}"
-        trial.set_user_attr(
-            "error", message if isinstance(error, Diverged) else f"{message}\n{error.__cause__ or ''}"
-        )
-        self._end(trial, "failed", TrialState.FAIL)
+        trial.set_user_attr("error", message if isinstance(error, Diverged) else f"{message}\n{error.__cause__ or ''}")
+        self._candidates.end(trial, "failed", TrialState.FAIL)
         self._failures += 1
         if self._failures >= _FAILURES_IN_A_ROW:
             raise UserError(
-                f"{self._failures} trials in a row failed, the last one with {message}; their errors are in the study"
+                f"{self._failures} trials in a row failed, the last with {message}; their errors are in the study"
             )
         return Told(trial.number, str(architecture), None, message)
 
-    def _end(self, trial: Trial, outcome: str, state: TrialState) -> None:
-        trial.set_user_attr("outcome", outcome)
-        self._study.tell(trial, state=state)
+    def _end_pending(self, pending: Pending, on_told: Callable[[Told], None]) -> None:
+        """While stopping: keep what finished in the meantime, queue the rest again."""
+        wait(pending, timeout=60)
+        for future, (trial, architecture) in pending.items():
+            if future.done() and not future.cancelled() and future.exception() is None:
+                on_told(self._tell(future, trial, architecture))
+            else:
+                self._interrupted(trial)
+        pending.clear()
 
     def _interrupted(self, trial: Trial | FrozenTrial) -> None:
         """End a trial that nobody trains any more, and queue its network again."""
-        storage = self._study._storage
-        storage.set_trial_user_attr(trial._trial_id, "outcome", "interrupted")
+        self._study._storage.set_trial_user_attr(trial._trial_id, "outcome", "interrupted")
         self._study.tell(trial.number, state=TrialState.FAIL)
-        kept = {key: trial.user_attrs[key] for key in ("preset",) if key in trial.user_attrs}
-        self._seen.pop(trial.user_attrs.get("architecture", ""), None)
+        self._candidates.seen.pop(trial.user_attrs.get("architecture", ""), None)
         if trial.params:
+            kept = {key: trial.user_attrs[key] for key in ("preset",) if key in trial.user_attrs}
             self._study.enqueue_trial(trial.params, kept)
 
     def _complete(self) -> int:
@@ -444,10 +339,8 @@ class Search:
     def _estimate(self, pool: ProcessPoolExecutor) -> float:
         """Seconds a candidate takes when all workers are busy: a few batches of a preset and of random networks."""
         rng = random.Random(0)
-        networks = [
-            str(PRESETS["dssdn-middle"]),
-            *(str(self.space.sample(lambda _, options: rng.choice(options))) for _ in range(3)),
-        ]
+        drawn = [self.space.sample(lambda _, options: rng.choice(options)) for _ in range(3)]
+        networks = [str(network) for network in (PRESETS["dssdn-middle"], *drawn)]
         measured = [pool.submit(measure_candidate, networks) for _ in range(self.workers)]
         try:
             return sum(future.result() for future in measured) / len(measured)
@@ -465,9 +358,7 @@ class Search:
         if not 1 <= self.workers <= max(cores, len(self.devices)):
             raise UserError(f"--workers is 1 to {cores}, the number of cores, not {self.workers}")
         if self.budget < self.recipe.batch_size:
-            raise UserError(
-                f"--budget is at least one batch of {self.recipe.batch_size} clips, not {self.budget}"
-            )
+            raise UserError(f"--budget is at least one batch of {self.recipe.batch_size} clips, not {self.budget}")
         if not all(1 <= size <= most for size, most in zip(self.train_input, self.input, strict=True)):
             raise UserError(
                 f"--train-input is at most the full input, {self.input[0]}x{self.input[1]} here, "
@@ -475,68 +366,31 @@ class Search:
             )
 
     def _check_caps(self) -> None:
-        """At least one network of the space must meet the caps."""
-        if not self._caps(0, 0):
+        """At least one network of the space must meet the caps. (A space too large to walk is left to the search itself.)"""
+        if not self._caps or self.space.size > 100_000:
             return
-        rng = random.Random(0)
-        cheapest = self.space.sample(lambda _, options: options[0])
-        candidates = [
-            cheapest,
-            *(self.space.sample(lambda _, options: rng.choice(options[:2])) for _ in range(500)),
-        ]
-        costs = [count(architecture, self.input, self.n_classes) for architecture in candidates]
-        if not any(
-            all(value <= cap for _, value, cap in self._caps(cost.params, cost.macs)) for cost in costs
-        ):
-            least = min(costs, key=lambda cost: cost.params), min(costs, key=lambda cost: cost.macs)
-            raise UserError(
-                f"no network of the space meets --max-params {self.options.max_params} and --max-macs {self.options.max_macs} at "
-                f"{self.input[0]}x{self.input[1]}: the smallest have {least[0].params:,} params and {least[1].macs:,} MACs; raise the caps"
-            )
-
-
-def _suggest(trial: Trial, name: str, options: tuple[Any, ...]) -> Any:
-    """An option chosen by Optuna; ordered options are suggested as their index."""
-    if ordered(options):
-        return options[trial.suggest_int(name, 0, len(options) - 1)]
-    return trial.suggest_categorical(name, options)
-
-
-def shared_devices(name: str) -> list[str]:
-    """The devices that the workers share: all GPUs for 'auto' where there are any, otherwise the one that is named."""
-    device = resolve_device(name)
-    if name == "auto" and device.type == "cuda":
-        import torch
-
-        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return [str(device)]
-
-
-def default_workers(devices: list[str]) -> int:
-    """One worker a GPU; on a CPU one a core up to eight, each with its share of the threads."""
-    return len(devices) if devices[0].startswith("cuda") else min(8, os.cpu_count() or 1)
-
-
-def _owner() -> dict[str, Any]:
-    process = psutil.Process()
-    return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time(), "at": now()}
-
-
-def _log10_rounded(value: int) -> float:
-    return round(math.log10(value), 6)
+        least = dict.fromkeys(self._caps, math.inf)
+        for architecture in self.space:
+            cost = count(architecture, self.input, self.n_classes)
+            if all(getattr(cost, key) <= cap for key, cap in self._caps.items()):
+                return
+            least = {key: min(value, getattr(cost, key)) for key, value in least.items()}
+        caps = " and ".join(f"--max-{key} {cap:,}" for key, cap in self._caps.items())
+        smallest = " and ".join(f"{value:,} {key}" for key, value in least.items())
+        raise UserError(
+            f"no network of the space meets {caps} at {self.input[0]}x{self.input[1]}: the least are {smallest}; raise the caps"
+        )
 
 
 def _described(data: dict[str, Any]) -> str:
-    counts = "/".join(str(count) for count in data["counts"].values())
+    counts = "/".join(str(number) for number in data["counts"].values())
     return f"{data['name']} ({counts} clips, test fold {data['fold']}, digest {data['digest'][:12]})"
 
 
-def _difference(then: Any, now_: Any) -> str:
+def _difference(then: Any, now: Any) -> str:
     """Only what differs of two values."""
-    if isinstance(then, dict) and isinstance(now_, dict):
+    if isinstance(then, dict) and isinstance(now, dict):
         return ", ".join(
-            f"{key} {then.get(key)!r}, now {now_.get(key)!r}"
-            for key in now_
-            if then.get(key) != now_.get(key)
+            f"{key} {then.get(key)!r}, now {now.get(key)!r}" for key in now if then.get(key) != now.get(key)
         )
-    return f"{then!r}, now {now_!r}"
+    return f"{then!r}, now {now!r}"

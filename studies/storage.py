@@ -36,6 +36,4 @@ def open_storage(folder: Path, url: str | None = None) -> BaseStorage:
             f"--storage {url.split(':')[0]}: its driver is not installed ({error}); pip install it"
         ) from error
     except SQLAlchemyError as error:
-        raise UserError(
-            f"--storage: the database can not be opened ({type(error).__name__}: {error})"
-        ) from error
+        raise UserError(f"--storage: the database can not be opened ({type(error).__name__}: {error})") from error

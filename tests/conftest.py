@@ -35,9 +35,7 @@ def write_esc_folder(root: Path, clips_per_fold: int = 3, seconds: float = 1.0) 
                 soundfile.write(root / "audio" / filename, wave_N, SAMPLE_RATE)
                 rows.append([filename, fold, target, name, False, source, "A"])
     with (root / "meta" / "esc50.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(
-            [["filename", "fold", "target", "category", "esc10", "src_file", "take"], *rows]
-        )
+        csv.writer(file).writerows([["filename", "fold", "target", "category", "esc10", "src_file", "take"], *rows])
     return root
 
 

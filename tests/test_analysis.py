@@ -30,9 +30,7 @@ def random_rows(n: int, seed: int) -> list[tuple[float, int, int]]:
 
 
 def test_a_front_by_hand():
-    trials = make_trials(
-        [(0.9, 3000, 30), (0.8, 2000, 40), (0.8, 2000, 20), (0.7, 1000, 50), (0.6, 4000, 60)]
-    )
+    trials = make_trials([(0.9, 3000, 30), (0.8, 2000, 40), (0.8, 2000, 20), (0.7, 1000, 50), (0.6, 4000, 60)])
     assert analysis.front(trials)["trial"].tolist() == [0, 2, 3]
 
 
@@ -139,9 +137,7 @@ def test_rank_correlation_is_the_mean_over_pairs_of_seeds():
     # Seed 0 against 1: 1; seed 2 turns the order round: -1 with both; a flat seed counts as 0.
     first = np.array([0.1, 0.2, 0.3])
     assert analysis.signal(np.column_stack([first, first, -first])).rank_correlation == pytest.approx(-1 / 3)
-    assert analysis.signal(np.column_stack([first, first, 0 * first])).rank_correlation == pytest.approx(
-        1 / 3
-    )
+    assert analysis.signal(np.column_stack([first, first, 0 * first])).rank_correlation == pytest.approx(1 / 3)
 
 
 def test_the_components_are_found_again():

@@ -16,12 +16,7 @@ SC, OSC6 = ("sc", ()), ("osc", (("osc_mid", 6),))
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_round_trips_by_name_and_notation(name):
     architecture = resolve(name)
-    assert (
-        Architecture.parse(str(architecture))
-        == architecture
-        == resolve(str(architecture))
-        == resolve(architecture)
-    )
+    assert Architecture.parse(str(architecture)) == architecture == resolve(str(architecture)) == resolve(architecture)
     assert preset_name(architecture) == name
 
 
@@ -55,9 +50,7 @@ def test_sampled_architectures_round_trip_in_safe_characters(name):
 
 
 def test_values_written_once_or_once_a_block_are_the_same_network():
-    assert Architecture.parse("dssdn_c8-8-8_r0.50-0.5_sc-sc_h64") == Architecture.parse(
-        "dssdn_c8-8-8_r0.5_sc_h64"
-    )
+    assert Architecture.parse("dssdn_c8-8-8_r0.50-0.5_sc-sc_h64") == Architecture.parse("dssdn_c8-8-8_r0.5_sc_h64")
 
 
 def test_architecture_is_frozen_and_hashable():

@@ -74,23 +74,15 @@ def test_marker_size_is_the_other_cost(trials):
 def test_hover_says_who_a_point_is_and_never_runs_what_it_says(trials):
     trials.loc[1, "architecture"] = "<img src=x onerror=alert(1)>"
     _, front, _ = clickable(charts.front_figure(trials))
-    assert (
-        front.hovertext[0]
-        == "<b>trial 0 · dssdn-large</b><br>dssdn_c8<br>80.0 % · 20.0 k params · 10.0 M MACs"
-    )
+    assert front.hovertext[0] == "<b>trial 0 · dssdn-large</b><br>dssdn_c8<br>80.0 % · 20.0 k params · 10.0 M MACs"
     assert "<img" not in front.hovertext[1]
 
 
 def test_synthetic_data_is_called_so(trials):
-    assert (
-        charts.front_figure(trials, title="Front", synthetic=True).layout.title.text
-        == "Front · synthetic data"
-    )
+    assert charts.front_figure(trials, title="Front", synthetic=True).layout.title.text == "Front · synthetic data"
     assert charts.curve_figure([], synthetic=True).layout.title.text == "synthetic data"
     assert (
-        charts.confusion_figure(
-            make_predictions([0, 1], [0, 1]), ["a", "b", "c"], synthetic=True
-        ).layout.title.text
+        charts.confusion_figure(make_predictions([0, 1], [0, 1]), ["a", "b", "c"], synthetic=True).layout.title.text
         == "synthetic data"
     )
     assert not charts.front_figure(trials).layout.title.text
@@ -99,6 +91,16 @@ def test_synthetic_data_is_called_so(trials):
 def test_a_marked_trial_is_selected_in_every_trace(trials):
     others, front, presets = clickable(charts.front_figure(trials, marked=1))
     assert [others.selectedpoints, front.selectedpoints, presets.selectedpoints] == [(), (1,), ()]
+
+
+@pytest.mark.parametrize(
+    ("macs", "labels"), [([10**6, 10**8], {"2 M", "50 M", "100 M"}), ([10**8, 3 * 10**8], {"100 M", "300 M"})]
+)
+def test_the_cost_axis_has_round_labels(trials, macs, labels):
+    axis = charts.front_figure(trials[:2].assign(macs=macs), "macs").layout.xaxis
+    assert labels <= set(axis.ticktext)
+    assert axis.tickvals[0] <= macs[0]
+    assert axis.tickvals[-1] >= macs[1]
 
 
 @pytest.mark.parametrize("rows", [0, 1])

@@ -67,16 +67,11 @@ def test_each_row_is_a_module_of_the_built_model(network):
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("size", EVERY_INPUT, ids="{0[0]}x{0[1]}".format)
 def test_macs_are_fvcores(network, size):
-    assert (
-        fvcore_count(build_model(network, n_classes=7), size)
-        == count(resolve(network), size, n_classes=7).macs
-    )
+    assert fvcore_count(build_model(network, n_classes=7), size) == count(resolve(network), size, n_classes=7).macs
 
 
 def test_macs_are_fvcores_at_the_full_input():
-    assert (
-        fvcore_count(build_model("dssdn-large"), (431, 256)) == count(PRESETS["dssdn-large"], (431, 256)).macs
-    )
+    assert fvcore_count(build_model("dssdn-large"), (431, 256)) == count(PRESETS["dssdn-large"], (431, 256)).macs
 
 
 def test_fvcore_leaves_the_model_as_it_was():

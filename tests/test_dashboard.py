@@ -146,9 +146,7 @@ def test_synthetic_data_is_called_so(page, runs):
 
 def test_failures_are_told_with_their_words(page, runs):
     study = optuna.load_study(study_name="tiny", storage=open_storage(runs / "tiny"))
-    study.add_trial(
-        create_trial(state=TrialState.FAIL, user_attrs={"architecture": "x", "error": "<b>no memory</b>"})
-    )
+    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"architecture": "x", "error": "<b>no memory</b>"}))
     app = page()
     assert not app.exception
     assert "4 trained · 1 failed" in texts(app)

@@ -40,9 +40,7 @@ def tone(seconds: float = 1.0, rate: int = RATE) -> np.ndarray:
 class TestSplits:
     def test_default_is_test_fold_5_and_val_fold_4(self, tiny_folder: Path) -> None:
         dataset = open_dataset(str(tiny_folder))
-        folds = {
-            split: {c.fold for c in dataset.clips if c.split == split} for split in ("train", "val", "test")
-        }
+        folds = {split: {c.fold for c in dataset.clips if c.split == split} for split in ("train", "val", "test")}
         assert folds == {"train": {1, 2, 3}, "val": {4}, "test": {5}}
         assert dataset.classes == ("high", "low", "noise")
         assert dataset.sample_rate == RATE
@@ -120,9 +118,7 @@ class TestSubset:
             open_dataset(str(tiny_folder), subset=str(tmp_path / "part.csv"))
 
     def test_unknown(self, tiny_folder: Path) -> None:
-        with pytest.raises(
-            UserError, match=r"unknown subset 'esc11'; known: \['esc10'\] or the path of a csv"
-        ):
+        with pytest.raises(UserError, match=r"unknown subset 'esc11'; known: \['esc10'\] or the path of a csv"):
             open_dataset(str(tiny_folder), subset="esc11")
 
     def test_esc10_without_such_rows(self, tiny_folder: Path) -> None:
@@ -330,9 +326,7 @@ class TestLoad:
     def test_mono_is_the_mean_of_the_channels(self, make_folder: Callable[..., Path]) -> None:
         folder = make_folder()
         dataset = open_dataset(str(folder))
-        soundfile.write(
-            folder / "audio" / dataset.clips[0].filename, np.stack([tone(), np.zeros(RATE)], 1), RATE
-        )
+        soundfile.write(folder / "audio" / dataset.clips[0].filename, np.stack([tone(), np.zeros(RATE)], 1), RATE)
         waveform_N, rate = dataset.load(dataset.clips[0])
         assert (waveform_N.shape, waveform_N.dtype, rate) == ((RATE,), np.float32, RATE)
         np.testing.assert_allclose(waveform_N, tone() / 2, atol=1e-4)

@@ -59,9 +59,7 @@ class TestFrontEnd:
         assert len(empty_mels(FrontEnd(mel_scale="htk", n_fft=1024, win_length=1024))) == 20
 
     def test_too_short(self) -> None:
-        with pytest.raises(
-            UserError, match=r"clips of 0\.04 s are too short for this front end: more than 0\.046 s"
-        ):
+        with pytest.raises(UserError, match=r"clips of 0\.04 s are too short for this front end: more than 0\.046 s"):
             front_end_for(44_100, 0.04)
 
     def test_digest_tells_front_ends_apart(self) -> None:
@@ -103,9 +101,7 @@ class TestLogmel:
 def prepared(folder: Path, **options: int) -> tuple[Features, int]:
     """The folder's features, and how many clips were computed for them."""
     computed: list[int] = []
-    features = prepare(
-        open_dataset(str(folder), **options), SMALL, progress=lambda done, total: computed.append(done)
-    )
+    features = prepare(open_dataset(str(folder), **options), SMALL, progress=lambda done, total: computed.append(done))
     return features, len(computed)
 
 
@@ -209,9 +205,7 @@ class TestCache:
 
     @pytest.mark.parametrize("name", ["logmel.npy", "moments.npy", "manifest.json"])
     @pytest.mark.parametrize("damage", ["gone", "cut", "empty"])
-    def test_damaged_cache_is_made_again(
-        self, tiny_folder: Path, own_cache: Path, name: str, damage: str
-    ) -> None:
+    def test_damaged_cache_is_made_again(self, tiny_folder: Path, own_cache: Path, name: str, damage: str) -> None:
         before, _ = prepared(tiny_folder)
         expected = before.logmel.copy()
         path = before.path / name
@@ -279,9 +273,7 @@ class TestCache:
             "except UserError as error: print(error)"
         )
         command = [sys.executable, "-c", code, str(tiny_folder)]
-        done = subprocess.run(
-            command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True, check=True
-        )
+        done = subprocess.run(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True, check=True)
         assert "cannot be written under" in done.stdout
         assert "DSSDN_CACHE" in done.stdout
         assert [path.suffix for path in own_cache.iterdir()] == [".lock"]

@@ -61,17 +61,11 @@ TORCH_FREE = [
 def imported(path: Path) -> Iterator[tuple[int, str, bool]]:
     """Line and first name of every import in a file, wherever it stands, and whether it is for the type checker only."""
     tree = ast.parse(path.read_text("utf-8"))
-    blocks = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-    ]
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     typing_only = {id(node) for block in blocks for node in ast.walk(block)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (
-                (node.lineno, name.name.split(".")[0], id(node) in typing_only) for name in node.names
-            )
+            yield from ((node.lineno, name.name.split(".")[0], id(node) in typing_only) for name in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             yield node.lineno, node.module.split(".")[0], id(node) in typing_only
 

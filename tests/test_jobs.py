@@ -94,9 +94,7 @@ def test_another_process_with_the_same_id_is_not_taken_for_the_run(run, sleeper)
     assert sleeper.is_running()
 
 
-@pytest.mark.parametrize(
-    ("name", "resumable"), [("finished", False), ("interrupted", True), ("failed", True)]
-)
+@pytest.mark.parametrize(("name", "resumable"), [("finished", False), ("interrupted", True), ("failed", True)])
 def test_a_run_that_ended_says_how(run, sleeper, name, resumable):
     write_status(run, name, sleeper, error="no memory" if name == "failed" else None)
     state = jobs.state(run)

@@ -28,9 +28,7 @@ def _split(count: int, seed: int) -> Split:
     logmel = torch.randn(count, 12, 12, generator=generator)
     for index, label in enumerate(labels):
         logmel[index, :, 4 * int(label) : 4 * int(label) + 4] += 1.5
-    clip = Clip(
-        filename="x.wav", scene="a", group="g", recorder="", city="", location="", fold=None, split="train"
-    )
+    clip = Clip(filename="x.wav", scene="a", group="g", recorder="", city="", location="", fold=None, split="train")
     return Split(logmel.half(), labels, (clip,) * count)
 
 
@@ -128,9 +126,7 @@ def test_schedules_at_start_peak_and_end() -> None:
 
 def test_biases_and_norms_do_not_decay(inputs: Inputs) -> None:
     _, epochs = _trained(inputs, clips=70)
-    decays = {
-        group["weight_decay"]: [p.ndim for p in group["params"]] for group in epochs[0].optimizer.param_groups
-    }
+    decays = {group["weight_decay"]: [p.ndim for p in group["params"]] for group in epochs[0].optimizer.param_groups}
     assert min(decays[short().weight_decay]) > 1
     assert max(decays[0.0]) == 1
 

@@ -80,9 +80,7 @@ def test_maps_stay_in_channels_last_and_weights_contiguous(network):
     model = build_model(network)
     layouts = []
     for block in model.blocks:
-        block.register_forward_hook(
-            lambda *a: layouts.append(a[2].is_contiguous(memory_format=torch.channels_last))
-        )
+        block.register_forward_hook(lambda *a: layouts.append(a[2].is_contiguous(memory_format=torch.channels_last)))
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(torch.randn(2, 1, 216, 256))
     assert torch.isfinite(logits).all()
@@ -131,9 +129,7 @@ def test_heavy_bins_round_half_up_and_leave_one_on_either_side(ratio, mels, heav
 @pytest.mark.parametrize("half", ["low", "high"])
 def test_the_cut_is_where_the_ratio_says_and_each_part_sees_only_itself(ratio, half):
     torch.manual_seed(0)
-    block = (
-        DistillationBlock(6, Architecture.parse(f"dssdn_c6-4_r{ratio}_sc_h8").blocks[0], half).double().eval()
-    )
+    block = DistillationBlock(6, Architecture.parse(f"dssdn_c6-4_r{ratio}_sc_h8").blocks[0], half).double().eval()
     block.attention, block.pool = nn.Identity(), nn.Identity()  # the only two that look across the cut
     mels, x = 16, torch.randn(1, 6, 5, 16, dtype=torch.float64)
     n_heavy = round(ratio * mels)

@@ -30,9 +30,7 @@ def own_study(tiny_study: tuple[Path, str], tmp_path: Path) -> tuple[Path, str]:
     return tmp_path / "runs", name
 
 
-def test_it_scores_test_once_at_full_size(
-    own_study: tuple[Path, str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_scores_test_once_at_full_size(own_study: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
     runs, name = own_study
     arguments = ["--study", name, "--trial", "1", "--runs", str(runs), "--epochs", "2", "--device", "cpu"]
     assert main([*arguments, "--json"]) == 0
@@ -94,9 +92,7 @@ def test_killed_and_resumed_equals_undisturbed(own_study: tuple[Path, str]) -> N
     )
     run = Run(retrain_folder(runs, name, 1, "long", 4, 1))
     deadline = time.monotonic() + 120
-    while (
-        not (run.path / "checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None
-    ):
+    while not (run.path / "checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -23,9 +23,7 @@ from trainers.runs import (
 
 
 def test_predictions_come_back_as_they_were(tmp_path: Path) -> None:
-    said = Predictions(
-        np.eye(3, dtype=np.float32), np.array([0, 1, 1]), ["a.wav", "ü.wav", "c.wav"], ["a", "", "s1"]
-    )
+    said = Predictions(np.eye(3, dtype=np.float32), np.array([0, 1, 1]), ["a.wav", "ü.wav", "c.wav"], ["a", "", "s1"])
     run = Run(tmp_path)
     run.write_predictions("val", said)
     read = run.predictions("val")
@@ -97,6 +95,4 @@ def test_names_that_could_leave_the_folder_are_refused(tmp_path: Path, name: str
 
 def test_folders() -> None:
     assert trial_folder("runs", "esc10", 17) == Path("runs/esc10/trials/00017")
-    assert retrain_folder(Path("runs"), "esc10", 17, "long", 60, 0) == Path(
-        "runs/esc10/retrain/00017-long-e60-s0"
-    )
+    assert retrain_folder(Path("runs"), "esc10", 17, "long", 60, 0) == Path("runs/esc10/retrain/00017-long-e60-s0")

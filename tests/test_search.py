@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -23,8 +24,9 @@ from search_space.presets import PRESETS
 from search_space.space import get_space
 from studies import list_studies, open_study
 from studies.analysis import hypervolume_of
+from studies.candidates import SAMPLERS, Candidates
 from studies.records import encode
-from studies.search import SAMPLERS, Search, SearchOptions, Told
+from studies.search import Search, SearchOptions, Told
 from studies.storage import open_storage
 from trainers.datasets import open_dataset
 from trainers.features import prepare
@@ -81,9 +83,7 @@ def test_every_trial_leaves_a_whole_run(tiny_study: tuple[Path, str]) -> None:
         assert {"command", "packages", "git"} <= set(run.provenance)
 
 
-def test_the_same_seed_gives_the_same_study(
-    tiny_study: tuple[Path, str], tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_the_same_seed_gives_the_same_study(tiny_study: tuple[Path, str], tiny_folder: Path, tmp_path: Path) -> None:
     runs, name = tiny_study
     _go(_search(tiny_folder, tmp_path))
     columns = ["architecture", "val_accuracy", "params", "macs"]
@@ -116,14 +116,12 @@ def test_networks_over_a_cap_are_recorded_and_not_trained(tiny_folder: Path, tmp
         f"{n:05d}" for n in complete["trial"]
     ]
     info = study.info
-    assert hypervolume_of(trials, info["reference_point"]) == hypervolume_of(
-        complete, info["reference_point"]
-    )
+    assert hypervolume_of(trials, info["reference_point"]) == hypervolume_of(complete, info["reference_point"])
 
 
 def test_caps_that_nothing_meets_are_refused_with_the_smallest(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"no network of the space meets --max-params 100 .*the smallest have [\d,]+ params"
+        UserError, match=r"no network of the space meets --max-params 100 .*the least are [\d,]+ params; raise"
     ):
         _search(tiny_folder, tmp_path, max_params=100)
 
@@ -168,9 +166,8 @@ def test_what_a_dead_process_left_running_is_queued_again(own_study: Path, tiny_
     study.enqueue_trial(
         {name: encode(space.choices[name], option) for name, option in lost.items()}, {"preset": "mine"}
     )
-    search = _search(tiny_folder, own_study, trials=5)
-    search._study = study
-    asked = search._next()
+    candidates = Candidates(study, space, (44, 256), 3, {}, random.Random(0))
+    asked = candidates.next()
     assert asked is not None
     asked[0].set_user_attr("owner", {"host": os.uname().nodename, "pid": 2**22 + 1, "started": 1.0})
     _go(_search(tiny_folder, own_study, trials=5))
@@ -185,18 +182,14 @@ def test_a_killed_worker_loses_nothing(own_study: Path, tiny_folder: Path) -> No
 
     def kill_once(told: Told) -> None:
         children = [
-            child
-            for child in psutil.Process().children(recursive=True)
-            if "spawn_main" in " ".join(child.cmdline())
+            child for child in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(child.cmdline())
         ]
         if not killed and children:
             killed.append(children[0].pid)
             children[0].send_signal(signal.SIGKILL)
 
-    with _search(tiny_folder, own_study, trials=6).opened() as records:
-        search = _search(tiny_folder, own_study, trials=6)
-        search._study = records._study
-        search._recover(records._study.get_trials())
+    search = _search(tiny_folder, own_study, trials=6)
+    with search.opened():
         search.run(lambda seconds, remaining: None, kill_once)
     assert killed
     trials = open_study("tiny", own_study).trials()
@@ -204,9 +197,7 @@ def test_a_killed_worker_loses_nothing(own_study: Path, tiny_folder: Path) -> No
     assert (trials["state"] == "running").sum() == 0
 
 
-def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
-    tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -245,7 +236,7 @@ def test_every_sampler_asks_for_new_networks_of_the_space(
     with search.opened():
         networks = []
         for number in range(14):
-            asked = search._next()
+            asked = search._candidates.next()
             assert asked is not None
             trial, network = asked
             get_space(space).encode(network)

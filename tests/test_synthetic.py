@@ -49,8 +49,7 @@ class TestVocabulary:
 
     def test_recorders_are_as_unbalanced_as_taus(self, dataset: Dataset) -> None:
         counts = {
-            split: Counter(c.recorder for c in dataset.clips if c.split == split)
-            for split in ("train", "val", "test")
+            split: Counter(c.recorder for c in dataset.clips if c.split == split) for split in ("train", "val", "test")
         }
         train = counts["train"]
         assert 0.70 < train["a"] / train.total() < 0.76

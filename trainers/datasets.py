@@ -30,7 +30,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 # Source: ESC-50's README reports with the official folds; the fifth is this project's test fold by default.
 DEFAULT_FOLD = 5
-# Source: the paper's front end is at 44.1 kHz (FACTS: DSSDN A1); what is sampled faster is brought down to it.
+# Source: the paper's front end is at 44.1 kHz; what is sampled faster is brought down to it.
 HIGHEST_SAMPLE_RATE = 44_100
 # Assumed: what a person would call another length; encoders add or drop some milliseconds.
 NOTEWORTHY_S = 0.05
@@ -147,11 +147,7 @@ def open_dataset(data: str | None = None, *, subset: str | None = None, fold: in
     """
     if data is None:
         data = os.environ.get("DSSDN_DATA") or "synthetic"
-        origin = (
-            "from DSSDN_DATA"
-            if os.environ.get("DSSDN_DATA")
-            else "neither --data nor DSSDN_DATA names a folder"
-        )
+        origin = "from DSSDN_DATA" if os.environ.get("DSSDN_DATA") else "neither --data nor DSSDN_DATA names a folder"
         dataset = open_dataset(data, subset=subset, fold=fold)
         return replace(dataset, notices=(f"data: {data} ({origin})", *dataset.notices))
     if data == "synthetic":
@@ -192,9 +188,7 @@ class FolderDataset(Dataset):
         time of writing, no copying tool sets it: a file replaced under the same name, size and date is noticed.
         """
         stats = [(clip.filename, (self.audio / clip.filename).stat()) for clip in self.clips]
-        return _sha256(
-            json.dumps([(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats]).encode()
-        )
+        return _sha256(json.dumps([(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats]).encode())
 
     def digest(self, clip: Clip) -> str:
         return _sha256((self.audio / clip.filename).read_bytes())
@@ -229,9 +223,7 @@ def _find_esc_csv(folder: Path) -> Path:
     """Where the folder's csv is. Raises: UserError when the folder is not in ESC-50's layout, with the nearest that is."""
     layout = "a data folder holds meta/esc50.csv and audio/ (ESC-50's layout)"
     if not folder.exists():
-        raise UserError(
-            f"no folder {str(folder)!r} (seen from {Path.cwd()}); {layout}; known names: ['synthetic']"
-        )
+        raise UserError(f"no folder {str(folder)!r} (seen from {Path.cwd()}); {layout}; known names: ['synthetic']")
     if not folder.is_dir():
         raise UserError(f"{str(folder)!r} is a file; --data takes a folder: {layout}")
     path = folder / "meta" / "esc50.csv"
@@ -251,9 +243,7 @@ def _read_csv(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{str(path)!r} is not UTF-8 text (byte {error.start:,}): export it as a UTF-8 csv"
-        ) from None
+        raise UserError(f"{str(path)!r} is not UTF-8 text (byte {error.start:,}): export it as a UTF-8 csv") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
     try:
         rows = list(reader)
@@ -281,14 +271,10 @@ def _read_esc_csv(path: Path) -> list[dict[str, str]]:
         if not row["fold"].isdecimal():
             raise UserError(f"{str(path)!r}, row {line}: fold {row['fold']!r} is not a whole number")
         if Path(row["filename"]).name != row["filename"]:
-            raise UserError(
-                f"{str(path)!r}, row {line}: filename {row['filename']!r} is not a plain name in audio/"
-            )
+            raise UserError(f"{str(path)!r}, row {line}: filename {row['filename']!r} is not a plain name in audio/")
     twice = [name for name, count in Counter(row["filename"] for row in rows).items() if count > 1]
     if twice:
-        raise UserError(
-            f"{str(path)!r} names {len(twice):,} files more than once: {_first(twice)}; keep one row each"
-        )
+        raise UserError(f"{str(path)!r} names {len(twice):,} files more than once: {_first(twice)}; keep one row each")
     return rows
 
 
@@ -303,9 +289,7 @@ def _subset(rows: list[dict[str, str]], subset: str | None) -> tuple[list[dict[s
         return kept, ""
     path = Path(subset).expanduser()
     if not path.is_file():
-        raise UserError(
-            f"unknown subset {subset!r}; known: ['esc10'] or the path of a csv with a column 'filename'"
-        )
+        raise UserError(f"unknown subset {subset!r}; known: ['esc10'] or the path of a csv with a column 'filename'")
     wanted = {row["filename"] for row in _read_csv(path, ("filename",))}
     strangers = sorted(wanted - {row["filename"] for row in rows})
     if strangers:
@@ -319,7 +303,7 @@ def _split_by_fold(rows: list[dict[str, str]], fold: int) -> tuple[tuple[Clip, .
     """Test is `fold`, val the fold before it (the last before the first), train the rest.
 
     A source recording that stands in several splits stays in test, else in val: the official test fold stays whole, and
-    the clips left out are named in a notice. ESC-50 has four such sources (FACTS: `src_file`).
+    the clips left out are named in a notice. ESC-50 has four such sources.
     """
     folds = sorted({int(row["fold"]) for row in rows})
     if len(folds) < 3:
@@ -396,9 +380,7 @@ def _scan(audio: Path, clips: tuple[Clip, ...]) -> tuple[int, float, list[str]]:
             f"({min(lengths):.2f} to {max(lengths):.2f} s)"
         )
     if sample_rate < HIGHEST_SAMPLE_RATE:
-        notices.append(
-            f"sampled at {sample_rate:,} Hz: nothing above {sample_rate // 2:,} Hz is in the features"
-        )
+        notices.append(f"sampled at {sample_rate:,} Hz: nothing above {sample_rate // 2:,} Hz is in the features")
     return sample_rate, duration_s, notices
 
 
@@ -408,11 +390,11 @@ def _header(path: Path) -> tuple[int, int]:
         raise BadAudio(path.name, MISSING)
     if path.stat().st_size == 0:
         raise BadAudio(path.name, EMPTY)
-    if _is_cut(path):
-        raise BadAudio(path.name, TRUNCATED)
     try:
+        if _is_cut(path):
+            raise BadAudio(path.name, TRUNCATED)
         header = soundfile.info(path)
-    except soundfile.LibsndfileError:
+    except (soundfile.LibsndfileError, OSError):
         raise BadAudio(path.name, UNREADABLE) from None
     if header.frames == 0:
         raise BadAudio(path.name, EMPTY)

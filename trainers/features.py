@@ -253,9 +253,7 @@ def _compute(
     progress: Callable[[int, int], None] | None,
 ) -> list[str]:
     """Write the features of all clips beside `folder` and put them in its place. Only under the folder's lock."""
-    for leftover in folder.parent.glob(
-        f"{folder.name}.*.partial"
-    ):  # of a process that was killed: nobody else is here
+    for leftover in folder.parent.glob(f"{folder.name}.*.partial"):  # of a process that was killed: nobody else is here
         shutil.rmtree(leftover)
     n, shape = len(dataset.clips), (front_end.frames(dataset.duration_s), front_end.n_mels)
     needed = n * math.prod(shape) * np.dtype(np.float16).itemsize
@@ -289,9 +287,7 @@ def _compute(
         if problems:
             raise bad_audio(problems, n)
         if dataset.signature() != signature:
-            raise UserError(
-                f"files of {dataset.name!r} changed while they were read: run again when they are complete"
-            )
+            raise UserError(f"files of {dataset.name!r} changed while they were read: run again when they are complete")
         np.save(partial / "moments.npy", moments)
         sizes = {file.name: file.stat().st_size for file in partial.iterdir()}
         manifest = {
@@ -324,9 +320,7 @@ def _in_order(
             digest = dataset.digest(clip)
         except BadAudio as problem:
             return problem
-        return _fitted_logmel(waveform_N, sample_rate, front_end, dataset.duration_s).numpy().astype(
-            np.float16
-        ), digest
+        return _fitted_logmel(waveform_N, sample_rate, front_end, dataset.duration_s).numpy().astype(np.float16), digest
 
     _transform(front_end)
     n_threads = torch.get_num_threads()
@@ -346,9 +340,7 @@ def _in_order(
         torch.set_num_threads(n_threads)
 
 
-def _fitted_logmel(
-    waveform_N: NDArray[np.float32], sample_rate: int, front_end: FrontEnd, duration_s: float
-) -> Tensor:
+def _fitted_logmel(waveform_N: NDArray[np.float32], sample_rate: int, front_end: FrontEnd, duration_s: float) -> Tensor:
     """The log-mel (T, F) of a waveform resampled to the front end's rate, and padded with zeros or trimmed at its end."""
     samples = torch.from_numpy(waveform_N)
     if sample_rate != front_end.sample_rate:

@@ -88,9 +88,7 @@ def stratified_subset(clips: list[Clip], count: int, seed: int = 0) -> np.ndarra
     """Indices of `count` clips, always the same ones, in which every scene, every recorder within a scene and every location within
     both keeps its share, to within one clip: systematic sampling along the sorted list. Indices come back ascending."""
     draws = np.random.default_rng(seed).random(len(clips))
-    order = sorted(
-        range(len(clips)), key=lambda i: (clips[i].scene, clips[i].recorder, clips[i].group, draws[i])
-    )
+    order = sorted(range(len(clips)), key=lambda i: (clips[i].scene, clips[i].recorder, clips[i].group, draws[i]))
     steps = ((np.arange(count) + 0.5) * len(clips) / count).astype(int)
     return np.sort(np.array(order)[steps])
 

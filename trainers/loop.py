@@ -113,17 +113,13 @@ def train(
         if "val" in inputs.splits and (validate == "every" or epoch + 1 == epochs):
             probabilities_NK, labels_N = predict(model, inputs, "val", device)
             row["val_accuracy"] = float((probabilities_NK.argmax(1) == labels_N).mean())
-            row["val_loss"] = float(
-                -np.log(probabilities_NK[np.arange(len(labels_N)), labels_N].clip(1e-12)).mean()
-            )
+            row["val_loss"] = float(-np.log(probabilities_NK[np.arange(len(labels_N)), labels_N].clip(1e-12)).mean())
         row["seconds"] = time.perf_counter() - began
         on_epoch(Epoch(row, model, optimizer))
     return model
 
 
-def predict(
-    model: nn.Module, inputs: Inputs, split: str, device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
+def predict(model: nn.Module, inputs: Inputs, split: str, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (N, K) float32 and labels (N,) of a split's clips, in the split's order.
 
     In float32, without augmentation; the model's mode is as it was afterwards.
@@ -181,9 +177,7 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device is auto, cpu, cuda or cuda:N, not {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
-        )
+        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu")
     return device
 
 

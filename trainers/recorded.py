@@ -151,7 +151,4 @@ def _load_checkpoint(run: Run) -> dict[str, Any] | None:
 def _identity(run: Run) -> str:
     """What a checkpoint must agree with: network, recipe, length, seed and data."""
     config = run.config
-    return (
-        "|".join(str(config[key]) for key in ("architecture", "recipe", "clips", "seed"))
-        + config["data"]["digest"]
-    )
+    return "|".join(str(config[key]) for key in ("architecture", "recipe", "clips", "seed")) + config["data"]["digest"]

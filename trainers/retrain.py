@@ -64,13 +64,9 @@ def retrain(
         return run
     if run.path.exists() and (run.path / "run.json").exists():
         if run.alive and run.status.get("state") == "running":
-            raise UserError(
-                f"{run.path} is being trained by process {run.status['pid']}; wait for it or end it"
-            )
+            raise UserError(f"{run.path} is being trained by process {run.status['pid']}; wait for it or end it")
         if not resume:
-            raise UserError(
-                f"{run.path} exists and has not finished: go on with --resume, or choose another --seed"
-            )
+            raise UserError(f"{run.path} exists and has not finished: go on with --resume, or choose another --seed")
 
     spec = config["data"]
     dataset = open_dataset(spec["source"], subset=spec["subset"], fold=spec["fold"])
@@ -134,9 +130,7 @@ def retrain(
             on_batch=check,
         )
     except Stopped as stopped:
-        console.print(
-            f"stopped; finished epochs are kept. The same command with --resume goes on: {run.path}"
-        )
+        console.print(f"stopped; finished epochs are kept. The same command with --resume goes on: {run.path}")
         raise KeyboardInterrupt from stopped
     inputs = load_inputs(dataset, features, splits=("test",))
     said = predictions(model, inputs, "test", target)
@@ -174,16 +168,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--resume", action="store_true", help="go on after the last finished epoch")
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON document on stdout, the rest on stderr"
-    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
     options = vars(parser.parse_args(argv))
     as_json = options.pop("json")
     run = retrain(**options, console=Console(stderr=as_json, highlight=False))
     if as_json:
-        json.dump(
-            {"run": str(run.path), **run.config, "metrics": run.metrics(), "test": run.scores}, sys.stdout
-        )
+        json.dump({"run": str(run.path), **run.config, "metrics": run.metrics(), "test": run.scores}, sys.stdout)
         print()
     else:
         _print_scores(run)

@@ -167,9 +167,7 @@ class Run:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not valid JSON ({error}); the record is corrupt") from error
         if not isinstance(content, dict):
-            raise UserError(
-                f"{path} must hold a JSON object, not {type(content).__name__}; the record is corrupt"
-            )
+            raise UserError(f"{path} must hold a JSON object, not {type(content).__name__}; the record is corrupt")
         return content
 
 

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ SEED = 2020
 SAMPLE_RATE = 44_100
 DURATION_S = 3.0
 N_SAMPLES = round(SAMPLE_RATE * DURATION_S)
+CLIP_S = DURATION_S + 0.1  # what sounds throughout ends behind the clip's end
 
 # Source: TAU 2020 Mobile's own lists (cities of the development set).
 CITIES = (
@@ -65,7 +67,7 @@ KNOTS_HZ = (40, 63, 100, 160, 250, 400, 800, 1600, 3150, 5000, 7000, 10_000, 14_
 class Recorder:
     """A phone: its response at KNOTS_HZ (dB re recorder a), compression ratio, level and noise floor (dB re full scale).
 
-    Source of the responses: means over TAU 2020/2022 Mobile's parallel recordings (FACTS: device_curves.csv), rounded.
+    Source of the responses: means over TAU 2020/2022 Mobile's parallel recordings, relative to a, rounded to 1 dB.
     Assumed: ratio, level and floor; the data set's own simulation is unpublished.
     """
 
@@ -94,10 +96,11 @@ SPECTRUM_HZ = (40, 100, 250, 630, 1600, 4000, 10_000, 18_000)
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene's mean background (power density in dB re 630 Hz at SPECTRUM_HZ), how many voices, how long it rings,
-    how much the background swells, and how often each event happens in a clip.
+    """What is to be heard in a scene: its background's mean `spectrum_db` (power density re 630 Hz, at SPECTRUM_HZ) and
+    how far it swells, the mean number of `voices`, the range of its places' reverberation, and how often each of its
+    `events` happens in a clip (mean of a Poisson distribution).
 
-    Source: the tilt of the backgrounds follows octave levels of real clips (FACTS-data 3, one to four clips a scene).
+    Source: the tilt of the spectra follows octave levels of real clips of TAU 2020 Mobile, one to four a scene.
     Assumed: everything else.
     """
 
@@ -110,32 +113,32 @@ class Scene:
 
 SCENES: dict[str, Scene] = {
     "airport": Scene(
-        (20, 16, 9, 0, -6, -15, -26, -33),
-        1.6,
-        (0.7, 1.6),
-        1.5,
-        {"chime_down": 0.5, "trolley": 0.9, "steps": 0.5, "hum": 0.5, "ticket": 0.3, "music": 0.1},
+        spectrum_db=(20, 16, 9, 0, -6, -15, -26, -33),
+        voices=1.6,
+        reverb_s=(0.7, 1.6),
+        swell_db=1.5,
+        events={"chime_down": 0.5, "trolley": 0.9, "steps": 0.5, "hum": 0.5, "ticket": 0.3, "music": 0.1},
     ),
     "bus": Scene(
-        (28, 25, 15, 0, -8, -19, -30, -36),
-        0.7,
-        (0.15, 0.3),
-        3.0,
-        {"diesel": 1.6, "rattle": 0.9, "door_beep": 0.4, "hiss": 0.5, "blinker": 0.3},
+        spectrum_db=(28, 25, 15, 0, -8, -19, -30, -36),
+        voices=0.7,
+        reverb_s=(0.15, 0.3),
+        swell_db=3.0,
+        events={"diesel": 1.6, "rattle": 0.9, "door_beep": 0.4, "hiss": 0.5, "blinker": 0.3},
     ),
     "metro": Scene(
-        (31, 25, 14, 0, -7, -18, -29, -35),
-        0.6,
-        (0.2, 0.4),
-        3.0,
-        {"inverter": 1.3, "rail_double": 1.0, "squeal": 0.3, "door_run": 0.3, "chime_up": 0.2},
+        spectrum_db=(31, 25, 14, 0, -7, -18, -29, -35),
+        voices=0.6,
+        reverb_s=(0.2, 0.4),
+        swell_db=3.0,
+        events={"inverter": 1.3, "rail_double": 1.0, "squeal": 0.3, "door_run": 0.3, "chime_up": 0.2},
     ),
     "metro_station": Scene(
-        (25, 20, 11, 0, -6, -16, -27, -34),
-        1.1,
-        (0.8, 1.8),
-        3.0,
-        {
+        spectrum_db=(25, 20, 11, 0, -6, -16, -27, -34),
+        voices=1.1,
+        reverb_s=(0.8, 1.8),
+        swell_db=3.0,
+        events={
             "chime_up": 0.5,
             "steps": 0.6,
             "hum": 0.4,
@@ -146,25 +149,33 @@ SCENES: dict[str, Scene] = {
         },
     ),
     "park": Scene(
-        (32, 21, 9, 0, -4, -12, -22, -30),
-        0.4,
-        (0.05, 0.15),
-        3.5,
-        {"trill": 1.4, "chirp": 0.6, "gust": 1.0, "gravel": 0.4, "pass_far": 0.3, "bicycle": 0.1},
+        spectrum_db=(32, 21, 9, 0, -4, -12, -22, -30),
+        voices=0.4,
+        reverb_s=(0.05, 0.15),
+        swell_db=3.5,
+        events={"trill": 1.4, "chirp": 0.6, "gust": 1.0, "gravel": 0.4, "pass_far": 0.3, "bicycle": 0.1},
     ),
     "public_square": Scene(
-        (25, 19, 10, 0, -6, -15, -26, -33),
-        1.1,
-        (0.2, 0.6),
-        2.5,
-        {"chirp": 0.8, "coo": 0.5, "steps": 0.5, "pass_far": 0.6, "gust": 0.4, "fountain": 0.3, "bell": 0.2},
+        spectrum_db=(25, 19, 10, 0, -6, -15, -26, -33),
+        voices=1.1,
+        reverb_s=(0.2, 0.6),
+        swell_db=2.5,
+        events={
+            "chirp": 0.8,
+            "coo": 0.5,
+            "steps": 0.5,
+            "pass_far": 0.6,
+            "gust": 0.4,
+            "fountain": 0.3,
+            "bell": 0.2,
+        },
     ),
     "shopping_mall": Scene(
-        (19, 15, 9, 0, -5, -14, -25, -32),
-        1.7,
-        (0.6, 1.3),
-        1.5,
-        {
+        spectrum_db=(19, 15, 9, 0, -5, -14, -25, -32),
+        voices=1.7,
+        reverb_s=(0.6, 1.3),
+        swell_db=1.5,
+        events={
             "music": 0.8,
             "steps": 0.8,
             "ticket": 0.5,
@@ -175,11 +186,11 @@ SCENES: dict[str, Scene] = {
         },
     ),
     "street_pedestrian": Scene(
-        (24, 18, 10, 0, -5, -14, -25, -32),
-        1.3,
-        (0.15, 0.5),
-        2.0,
-        {
+        spectrum_db=(24, 18, 10, 0, -5, -14, -25, -32),
+        voices=1.3,
+        reverb_s=(0.15, 0.5),
+        swell_db=2.0,
+        events={
             "steps": 1.4,
             "bicycle": 0.4,
             "pass_far": 0.4,
@@ -190,11 +201,11 @@ SCENES: dict[str, Scene] = {
         },
     ),
     "street_traffic": Scene(
-        (33, 28, 14, 0, -5, -16, -28, -35),
-        0.3,
-        (0.1, 0.4),
-        4.0,
-        {
+        spectrum_db=(33, 28, 14, 0, -5, -16, -28, -35),
+        voices=0.3,
+        reverb_s=(0.1, 0.4),
+        swell_db=4.0,
+        events={
             "pass_near": 1.2,
             "pass_far": 0.5,
             "diesel": 0.5,
@@ -205,11 +216,11 @@ SCENES: dict[str, Scene] = {
         },
     ),
     "tram": Scene(
-        (33, 28, 17, 0, -8, -19, -30, -36),
-        0.7,
-        (0.2, 0.4),
-        3.0,
-        {"gear": 1.3, "rail_single": 1.0, "squeal": 0.4, "bell": 0.4, "door_beep": 0.3, "hiss": 0.2},
+        spectrum_db=(33, 28, 17, 0, -8, -19, -30, -36),
+        voices=0.7,
+        reverb_s=(0.2, 0.4),
+        swell_db=3.0,
+        events={"gear": 1.3, "rail_single": 1.0, "squeal": 0.4, "bell": 0.4, "door_beep": 0.3, "hiss": 0.2},
     ),
 }
 
@@ -255,9 +266,7 @@ class Canvas:
     def level_at(self, hz: float) -> float:
         return float(np.interp(math.log2(max(hz, 20.0)), OCTAVES_Q, self.background_db_Q))
 
-    def noise(
-        self, start_s: float, envelope_T: Floats, centre_hz: float, octaves: float, level_db: float
-    ) -> None:
+    def noise(self, start_s: float, envelope_T: Floats, centre_hz: float, octaves: float, level_db: float) -> None:
         """Noise around `centre_hz`, `octaves` wide (standard deviation), with a power envelope at FRAMES_PER_S."""
         first = round(start_s * FRAMES_PER_S)
         envelope_T = envelope_T[max(0, -first) : max(0, N_FRAMES - first)]
@@ -266,13 +275,11 @@ class Canvas:
         band_Q = np.exp(-0.5 * distance_Q**2) * 10 ** (0.1 * (level_db + self.level_at(centre_hz)))
         near = np.abs(distance_Q) < 4
         low, high = int(near.argmax()), len(near) - int(near[::-1].argmax())
-        self.power_TQ[first : first + len(envelope_T), low:high] += envelope_T[:, None] * band_Q[
-            None, low:high
-        ].astype(np.float32)
+        self.power_TQ[first : first + len(envelope_T), low:high] += envelope_T[:, None] * band_Q[None, low:high].astype(
+            np.float32
+        )
 
-    def burst(
-        self, start_s: float, decay_s: float, centre_hz: float, octaves: float, level_db: float
-    ) -> None:
+    def burst(self, start_s: float, decay_s: float, centre_hz: float, octaves: float, level_db: float) -> None:
         """A knock: noise that starts at once and decays to 1/e in `decay_s`."""
         times_T = np.arange(max(2, round(5 * decay_s * FRAMES_PER_S))) / FRAMES_PER_S
         self.noise(start_s, np.exp(-times_T / decay_s).astype(np.float32), centre_hz, octaves, level_db)
@@ -327,13 +334,9 @@ class Canvas:
         vowels_VP = _vowels(round(pitch_hz / 20) * 20)
         vowel_N = rng.integers(len(vowels_VP), size=n_syllables)[index_N] * PERIOD
         amplitude = 2 / FRAME * 10 ** ((level_db + self.level_at(500)) / 20)
-        envelope_N = loudness_K.astype(np.float32)[index_N] * np.minimum(
-            1, 5 * np.minimum(within_N, 1 - within_N)
-        )
+        envelope_N = loudness_K.astype(np.float32)[index_N] * np.minimum(1, 5 * np.minimum(within_N, 1 - within_N))
         self.tones_N += (
-            np.float32(amplitude)
-            * envelope_N
-            * vowels_VP.ravel()[vowel_N + phase_N.astype(np.int64) % PERIOD]
+            np.float32(amplitude) * envelope_N * vowels_VP.ravel()[vowel_N + phase_N.astype(np.int64) % PERIOD]
         )
 
     def sound(self) -> Floats:
@@ -398,13 +401,10 @@ class Place:
     traits: Floats
 
 
-Event = Callable[[Canvas, Place, float], None]
-EVENTS: dict[str, Event] = {}
+class Event(Protocol):
+    """Draws one event onto the canvas, its loudness `level` in dB above what the event is by itself."""
 
-
-def _event(draw: Event) -> Event:
-    EVENTS[draw.__name__.lstrip("_")] = draw
-    return draw
+    def __call__(self, canvas: Canvas, place: Place, level: float) -> None: ...
 
 
 def _start(canvas: Canvas, length_s: float = 0.0) -> float:
@@ -418,206 +418,124 @@ def _bump(length_s: float, power: float = 1.0) -> Floats:
     return (np.sin(np.pi * (np.arange(n) + 0.5) / n) ** (2 * power)).astype(np.float32)
 
 
-def _ramp(trait: float, low: float, high: float) -> float:
-    return low * (high / low) ** trait
+def _ramp(share: float, low: float, high: float) -> float:
+    """From `low` at 0 to `high` at 1, in equal ratios."""
+    return float(low * (high / low) ** share)
 
 
-def _notes(
-    canvas: Canvas,
-    level: float,
-    base_hz: float,
-    semitones: Sequence[float],
-    gap_s: float,
-    decay_s: float = 0.35,
+def _chime(
+    canvas: Canvas, place: Place, level: float, base_hz: tuple[float, float], gap_s: float, falling: bool
 ) -> None:
-    start_s = _start(canvas, gap_s * len(semitones))
-    for i, semitone in enumerate(semitones):
-        hz = base_hz * 2 ** (semitone / 12)
-        canvas.tone(start_s + i * gap_s, 3 * decay_s, (hz,), level, (1, 0.3, 0.15), decay_s=decay_s)
+    """An announcement's two or three notes; which ones is the place's own."""
+    notes = (0, 4) if place.traits[1] < 0.5 else (0, 4, 7)
+    start_s = _start(canvas, gap_s * len(notes))
+    for i, semitones in enumerate(reversed(notes) if falling else notes):
+        hz = _ramp(place.traits[0], *base_hz) * 2 ** (semitones / 12)
+        canvas.tone(start_s + i * gap_s, 1.05, (hz,), level + 8, (1, 0.3, 0.15), decay_s=0.35)
 
 
-@_event
-def _chime_down(canvas: Canvas, place: Place, level: float) -> None:
-    _notes(
-        canvas,
-        level + 8,
-        _ramp(place.traits[0], 520, 880),
-        (4, 0) if place.traits[1] < 0.5 else (7, 4, 0),
-        0.35,
-    )
-
-
-@_event
-def _chime_up(canvas: Canvas, place: Place, level: float) -> None:
-    _notes(
-        canvas,
-        level + 8,
-        _ramp(place.traits[0], 440, 780),
-        (0, 4) if place.traits[1] < 0.5 else (0, 4, 7),
-        0.3,
-    )
-
-
-@_event
 def _music(canvas: Canvas, place: Place, level: float) -> None:
-    beat_s = canvas.rng.uniform(0.42, 0.6)
-    root = _ramp(canvas.rng.random(), 180, 330)
+    beat_s, root_hz = canvas.rng.uniform(0.42, 0.6), _ramp(canvas.rng.random(), 180, 330)
     for beat in range(int(DURATION_S / beat_s)):
         step = canvas.rng.choice((0, 2, 4, 5, 7, 9))
         for third in (0, 4, 7):
-            hz = root * 2 ** ((step + third) / 12)
+            hz = root_hz * 2 ** ((step + third) / 12)
             canvas.tone(beat * beat_s, beat_s, (hz,), level, (1, 0.6, 0.4, 0.3), decay_s=0.3)
 
 
-@_event
-def _trolley(canvas: Canvas, place: Place, level: float) -> None:
-    _wheels(canvas, level, rate_hz=canvas.rng.uniform(13, 22))
-
-
-@_event
-def _suitcase(canvas: Canvas, place: Place, level: float) -> None:
-    _wheels(canvas, level, rate_hz=canvas.rng.uniform(6, 10))
-
-
-def _wheels(canvas: Canvas, level: float, rate_hz: float) -> None:
-    length_s = canvas.rng.uniform(0.8, 2.0)
+def _wheels(canvas: Canvas, place: Place, level: float, rate_hz: tuple[float, float]) -> None:
+    """Small wheels over joints in the floor."""
+    length_s, rate = canvas.rng.uniform(0.8, 2.0), canvas.rng.uniform(*rate_hz)
     envelope_T = _bump(length_s)
-    envelope_T *= (0.5 + 0.5 * np.sin(2 * np.pi * rate_hz * np.arange(len(envelope_T)) / FRAMES_PER_S)) ** 2
+    envelope_T *= (0.5 + 0.5 * np.sin(2 * np.pi * rate * np.arange(len(envelope_T)) / FRAMES_PER_S)) ** 2
     canvas.noise(_start(canvas, length_s), envelope_T, 900, 0.9, level + 8)
 
 
-@_event
-def _steps(canvas: Canvas, place: Place, level: float) -> None:
-    _walk(canvas, level, centre_hz=_ramp(canvas.rng.random(), 900, 2600), decay_s=0.02)
-
-
-@_event
-def _gravel(canvas: Canvas, place: Place, level: float) -> None:
-    _walk(canvas, level, centre_hz=5000, decay_s=0.07)
-
-
-def _walk(canvas: Canvas, level: float, centre_hz: float, decay_s: float) -> None:
-    period_s = canvas.rng.uniform(0.45, 0.62)
+def _walk(canvas: Canvas, place: Place, level: float, centre_hz: tuple[float, float], decay_s: float) -> None:
+    period_s, hz = canvas.rng.uniform(0.45, 0.62), _ramp(canvas.rng.random(), *centre_hz)
     first_s = canvas.rng.uniform(0, period_s)
     for i in range(int((DURATION_S - first_s) / period_s) + 1):
         time_s = first_s + i * period_s + canvas.rng.normal(0, 0.01)
-        canvas.burst(time_s, decay_s, centre_hz, 0.8, level + 10 - 2 * (i % 2))
+        canvas.burst(time_s, decay_s, hz, 0.8, level + 10 - 2 * (i % 2))
 
 
-@_event
 def _hum(canvas: Canvas, place: Place, level: float) -> None:
-    canvas.tone(0, DURATION_S + 0.1, (50 * (1 + round(3 * place.traits[2])),), level + 6, (1, 0.6, 0.2, 0.3))
+    """Ventilation and transformers: a low multiple of the mains' 50 Hz."""
+    canvas.tone(0, CLIP_S, (50.0 * (1 + round(3 * place.traits[2])),), level + 6, (1, 0.6, 0.2, 0.3))
 
 
-@_event
 def _ticket(canvas: Canvas, place: Place, level: float) -> None:
     for _ in range(canvas.rng.integers(1, 4)):
         canvas.tone(_start(canvas), 0.09, (_ramp(place.traits[3], 2300, 3600),), level + 12)
 
 
-@_event
-def _door_beep(canvas: Canvas, place: Place, level: float) -> None:
-    _beeps(canvas, level, _ramp(place.traits[4], 1100, 2200), 3, 0.25)
-
-
-@_event
-def _door_run(canvas: Canvas, place: Place, level: float) -> None:
-    _beeps(canvas, level, _ramp(place.traits[4], 1100, 2200), 10, 0.13)
-
-
-def _beeps(canvas: Canvas, level: float, hz: float, n: int, gap_s: float) -> None:
+def _beeps(canvas: Canvas, place: Place, level: float, n: int, gap_s: float) -> None:
     start_s = _start(canvas, n * gap_s)
     for i in range(n):
-        canvas.tone(start_s + i * gap_s, gap_s / 2, (hz,), level + 10)
+        canvas.tone(start_s + i * gap_s, gap_s / 2, (_ramp(place.traits[4], 1100, 2200),), level + 10)
 
 
-@_event
 def _blinker(canvas: Canvas, place: Place, level: float) -> None:
     period_s = canvas.rng.uniform(0.33, 0.38)
     for i in range(int(DURATION_S / period_s)):
         canvas.burst(0.1 + i * period_s, 0.012, 3200, 0.5, level + 8 - 4 * (i % 2))
 
 
-@_event
 def _diesel(canvas: Canvas, place: Place, level: float) -> None:
+    """An engine under changing load: many low harmonics, every third strong (firing order)."""
     start_hz = _ramp(canvas.rng.random(), 24, 48)
     end_hz = start_hz * 2 ** canvas.rng.normal(0, 0.25)
     firing = tuple((1.0 if k % 3 == 0 else 0.35) * k**-0.4 for k in range(1, 25))
-    canvas.tone(0, DURATION_S + 0.1, (start_hz, end_hz), level + 4, firing)
+    canvas.tone(0, CLIP_S, (start_hz, end_hz), level + 4, firing)
 
 
-@_event
-def _inverter(canvas: Canvas, place: Place, level: float) -> None:
+def _whine(canvas: Canvas, place: Place, level: float, ratios: tuple[float, ...], slide: tuple[float, float]) -> None:
+    """A traction motor or gear that speeds up or slows down by `slide` octaves in the clip; `ratios` of its tones."""
     low_hz = _ramp(canvas.rng.random(), 160, 560)
-    slide = canvas.rng.choice((-1, 1)) * canvas.rng.uniform(0.2, 0.9)
-    for ratio, lower in ((1, 0), (2, 3), (3, 6)):
-        hz = (ratio * low_hz, ratio * low_hz * 2**slide)
-        canvas.tone(0, DURATION_S + 0.1, hz, level + 6 - lower)
+    octaves = canvas.rng.choice((-1, 1)) * canvas.rng.uniform(*slide)
+    for lower_db, ratio in zip((0, 3, 6), ratios, strict=True):
+        canvas.tone(0, CLIP_S, (ratio * low_hz, ratio * low_hz * 2**octaves), level + 6 - lower_db)
 
 
-@_event
-def _gear(canvas: Canvas, place: Place, level: float) -> None:
-    low_hz = _ramp(canvas.rng.random(), 160, 560)
-    slide = canvas.rng.choice((-1, 1)) * canvas.rng.uniform(0.1, 0.5)
-    for ratio, lower in ((1, 0), (1.42, 2), (2.6, 5)):
-        hz = (ratio * low_hz, ratio * low_hz * 2**slide)
-        canvas.tone(0, DURATION_S + 0.1, hz, level + 6 - lower)
-
-
-@_event
-def _rail_double(canvas: Canvas, place: Place, level: float) -> None:
-    _rail(canvas, level, (0, 0.13))
-
-
-@_event
-def _rail_single(canvas: Canvas, place: Place, level: float) -> None:
-    _rail(canvas, level, (0,))
-
-
-def _rail(canvas: Canvas, level: float, strokes_s: Sequence[float]) -> None:
+def _rail(canvas: Canvas, place: Place, level: float, strokes_s: tuple[float, ...]) -> None:
+    """Axles over rail joints, at the vehicle's pace."""
     period_s = canvas.rng.uniform(0.5, 0.95)
     for i in range(-1, int(DURATION_S / period_s) + 1):
         for stroke_s in strokes_s:
             canvas.burst(0.3 + i * period_s + stroke_s, 0.035, 420, 1.0, level + 8)
 
 
-@_event
 def _rattle(canvas: Canvas, place: Place, level: float) -> None:
     for _ in range(canvas.rng.integers(4, 14)):
         canvas.burst(_start(canvas), 0.02, _ramp(canvas.rng.random(), 700, 3000), 0.6, level + 7)
 
 
-@_event
 def _hiss(canvas: Canvas, place: Place, level: float) -> None:
     canvas.burst(_start(canvas, 0.4), canvas.rng.uniform(0.12, 0.3), 6500, 0.8, level + 14)
 
 
-@_event
 def _squeal(canvas: Canvas, place: Place, level: float) -> None:
-    hz = _ramp(canvas.rng.random(), 1800, 5200)
-    length_s = canvas.rng.uniform(0.5, 1.8)
+    length_s, hz = canvas.rng.uniform(0.5, 1.8), _ramp(canvas.rng.random(), 1800, 5200)
     path = hz * 2 ** np.cumsum(canvas.rng.normal(0, 0.02, 24))
     canvas.tone(_start(canvas, length_s), length_s, path.tolist(), level + 14, (1, 0.3), attack_s=0.2)
 
 
-@_event
 def _train_in(canvas: Canvas, place: Place, level: float) -> None:
-    length_s = canvas.rng.uniform(3, 6)
+    """A train that arrives: a long swell of rumble, and motors that slow down."""
+    length_s, hz = canvas.rng.uniform(3, 6), _ramp(canvas.rng.random(), 160, 560)
     start_s = _start(canvas, length_s)
     canvas.noise(start_s, _bump(length_s), 250, 1.4, level + 10)
-    hz = _ramp(canvas.rng.random(), 160, 560)
-    canvas.tone(max(0, start_s), DURATION_S + 0.1, (hz, hz * 0.6), level + 4)
+    canvas.tone(max(0, start_s), CLIP_S, (hz, hz * 0.6), level + 4)
 
 
-@_event
 def _escalator(canvas: Canvas, place: Place, level: float) -> None:
-    rate_hz = 4 + 3 * place.traits[5]
+    rate_hz = 4 + 3 * float(place.traits[5])
     for i in range(int(DURATION_S * rate_hz)):
         canvas.burst(i / rate_hz, 0.02, 600, 0.7, level + 4)
 
 
-@_event
 def _trill(canvas: Canvas, place: Place, level: float) -> None:
+    """A song bird: a quick row of rising calls, all at one pitch."""
     rate_hz, hz = canvas.rng.uniform(8, 15), _ramp(canvas.rng.random(), 2600, 6500)
     n = canvas.rng.integers(5, 14)
     start_s = _start(canvas, n / rate_hz)
@@ -625,48 +543,43 @@ def _trill(canvas: Canvas, place: Place, level: float) -> None:
         canvas.tone(start_s + i / rate_hz, 0.6 / rate_hz, (hz * 0.92, hz * 1.09), level + 12)
 
 
-@_event
 def _chirp(canvas: Canvas, place: Place, level: float) -> None:
+    """Sparrows: single falling calls at any pitch."""
     for _ in range(canvas.rng.integers(2, 6)):
         hz = _ramp(canvas.rng.random(), 2600, 6500)
         canvas.tone(_start(canvas), 0.11, (hz * 1.15, hz * 0.85), level + 13)
 
 
-@_event
 def _coo(canvas: Canvas, place: Place, level: float) -> None:
     start_s = _start(canvas, 1.2)
     for offset_s in (0, 0.35, 0.6):
         canvas.tone(start_s + offset_s, 0.22, (430, 500, 440), level + 8, (1, 0.2), attack_s=0.05)
 
 
-@_event
 def _gust(canvas: Canvas, place: Place, level: float) -> None:
     length_s = canvas.rng.uniform(0.7, 2.5)
     canvas.noise(_start(canvas, length_s), _bump(length_s), 90, 1.3, level + 12)
 
 
-@_event
 def _fountain(canvas: Canvas, place: Place, level: float) -> None:
     sparkle_T = canvas.rng.gamma(2.0, 0.5, N_FRAMES).astype(np.float32)
     canvas.noise(0, sparkle_T, 3200, 1.0, level + 6)
 
 
-@_event
 def _bicycle(canvas: Canvas, place: Place, level: float) -> None:
     start_s, hz = _start(canvas, 0.6), _ramp(canvas.rng.random(), 2400, 3400)
     for offset_s in (0, 0.16):
         canvas.tone(start_s + offset_s, 0.5, (hz,), level + 14, (1, 0.4), decay_s=0.15, tremolo_hz=28)
 
 
-@_event
 def _bell(canvas: Canvas, place: Place, level: float) -> None:
+    """Two strokes on a bell: partials that are no harmonics, the higher ones shorter."""
     start_s, hz = _start(canvas, 0.8), _ramp(place.traits[6], 700, 1300)
     for offset_s in (0, 0.3):
         for ratio in (1, 2.76, 5.4):
             canvas.tone(start_s + offset_s, 0.9, (hz * ratio,), level + 10, decay_s=0.25 / ratio**0.5)
 
 
-@_event
 def _horn(canvas: Canvas, place: Place, level: float) -> None:
     length_s, hz = canvas.rng.uniform(0.25, 1.0), _ramp(canvas.rng.random(), 330, 480)
     start_s = _start(canvas, length_s)
@@ -674,34 +587,55 @@ def _horn(canvas: Canvas, place: Place, level: float) -> None:
         canvas.tone(start_s, length_s, (hz * ratio,), level + 12, (1, 0.8, 0.7, 0.5, 0.4))
 
 
-@_event
 def _siren(canvas: Canvas, place: Place, level: float) -> None:
-    canvas.tone(0, DURATION_S + 0.1, (600, 1300, 600, 1300, 600), level + 6, (1, 0.5, 0.3))
+    canvas.tone(0, CLIP_S, (600, 1300, 600, 1300, 600), level + 6, (1, 0.5, 0.3))
 
 
-@_event
-def _pass_near(canvas: Canvas, place: Place, level: float) -> None:
-    _pass_by(canvas, level + 10, length_s=canvas.rng.uniform(1.2, 2.8))
-
-
-@_event
-def _pass_far(canvas: Canvas, place: Place, level: float) -> None:
-    _pass_by(canvas, level + 4, length_s=canvas.rng.uniform(2.5, 5))
-
-
-def _pass_by(canvas: Canvas, level: float, length_s: float) -> None:
-    start_s = _start(canvas, length_s)
+def _pass_by(canvas: Canvas, place: Place, level: float, above_db: float, seconds: tuple[float, float]) -> None:
+    """A car: tyres, body and an engine whose pitch falls as it passes."""
+    length_s, hz = canvas.rng.uniform(*seconds), _ramp(canvas.rng.random(), 60, 130)
+    start_s, level = _start(canvas, length_s), level + above_db
     canvas.noise(start_s, _bump(length_s, 2), 1000, 1.4, level)
     canvas.noise(start_s, _bump(length_s), 110, 0.8, level)
-    hz = _ramp(canvas.rng.random(), 60, 130)
-    canvas.tone(
-        max(0, start_s),
-        length_s,
-        (hz * 1.05, hz * 1.04, hz * 0.96, hz * 0.95),
-        level - 4,
-        (1, 0.8, 0.5),
-        0.4 * length_s,
-    )
+    falling = (hz * 1.05, hz * 1.04, hz * 0.96, hz * 0.95)
+    canvas.tone(max(0, start_s), length_s, falling, level - 4, (1, 0.8, 0.5), attack_s=0.4 * length_s)
+
+
+EVENTS: dict[str, Event] = {
+    "bell": _bell,
+    "bicycle": _bicycle,
+    "blinker": _blinker,
+    "chime_down": partial(_chime, base_hz=(520, 880), gap_s=0.35, falling=True),
+    "chime_up": partial(_chime, base_hz=(440, 780), gap_s=0.3, falling=False),
+    "chirp": _chirp,
+    "coo": _coo,
+    "diesel": _diesel,
+    "door_beep": partial(_beeps, n=3, gap_s=0.25),
+    "door_run": partial(_beeps, n=10, gap_s=0.13),
+    "escalator": _escalator,
+    "fountain": _fountain,
+    "gear": partial(_whine, ratios=(1, 1.42, 2.6), slide=(0.1, 0.5)),
+    "gravel": partial(_walk, centre_hz=(5000, 5000), decay_s=0.07),
+    "gust": _gust,
+    "hiss": _hiss,
+    "horn": _horn,
+    "hum": _hum,
+    "inverter": partial(_whine, ratios=(1, 2, 3), slide=(0.2, 0.9)),
+    "music": _music,
+    "pass_far": partial(_pass_by, above_db=4, seconds=(2.5, 5)),
+    "pass_near": partial(_pass_by, above_db=10, seconds=(1.2, 2.8)),
+    "rail_double": partial(_rail, strokes_s=(0, 0.13)),
+    "rail_single": partial(_rail, strokes_s=(0,)),
+    "rattle": _rattle,
+    "siren": _siren,
+    "squeal": _squeal,
+    "steps": partial(_walk, centre_hz=(900, 2600), decay_s=0.02),
+    "suitcase": partial(_wheels, rate_hz=(6, 10)),
+    "ticket": _ticket,
+    "train_in": _train_in,
+    "trill": _trill,
+    "trolley": partial(_wheels, rate_hz=(13, 22)),
+}
 
 
 # -------------------------------------------------------------------------------------------------------------- dataset
@@ -753,9 +687,7 @@ def _clips(seed: int) -> tuple[Clip, ...]:
                 if split == "train" and recorder != "a":
                     taken = [heard[i] for i in sorted(rng.choice(len(heard), n, replace=False))]
                 else:
-                    taken = [
-                        (int(where), segment + i) for i, where in enumerate(np.sort(rng.choice(places, n)))
-                    ]
+                    taken = [(int(where), segment + i) for i, where in enumerate(np.sort(rng.choice(places, n)))]
                     segment += n
                     heard += taken
                 for where, number in taken:
@@ -791,9 +723,7 @@ def _scene_sound(seed: int, clip: Clip) -> Floats:
     segment = int(clip.filename.split("-")[3])
     rng = np.random.default_rng((seed, 2, segment))
     scene, place = SCENES[clip.scene], _place(seed, clip.scene, int(clip.location))
-    spectrum_db_G = np.add(scene.spectrum_db, place.spectrum_db_G) + _wander(
-        rng, len(SPECTRUM_HZ), CLIP_SD_DB
-    )
+    spectrum_db_G = np.add(scene.spectrum_db, place.spectrum_db_G) + _wander(rng, len(SPECTRUM_HZ), CLIP_SD_DB)
     background_db_Q = np.interp(OCTAVES_Q, np.log2(SPECTRUM_HZ), spectrum_db_G).astype(np.float32)
     knots_T = np.linspace(0, 8, N_FRAMES)
     background_db_T = np.interp(knots_T, np.arange(9), rng.normal(0, scene.swell_db, 9)).astype(np.float32)
@@ -827,9 +757,7 @@ def _record(sound: Floats, clip: Clip, seed: int) -> Floats:
     level_db_T = 10 * np.log10(np.mean(blocks_TN**2, axis=1) + 1e-9)
     smooth = np.exp(-np.arange(24) / 6)
     level_db_T = np.convolve(np.pad(level_db_T, (23, 0), mode="edge"), smooth / smooth.sum(), mode="valid")
-    gain_T = 10 ** (
-        ((1 / recorder.ratio - 1) * level_db_T + recorder.level_db + rng.normal(0, LEVEL_SD_DB)) / 20
-    )
+    gain_T = 10 ** (((1 / recorder.ratio - 1) * level_db_T + recorder.level_db + rng.normal(0, LEVEL_SD_DB)) / 20)
     ramp = np.linspace(0, 1, HOP, endpoint=False, dtype=np.float32)
     after_T = np.append(gain_T[1:], gain_T[-1])
     blocks_TN *= gain_T.astype(np.float32)[:, None] * (1 - ramp) + after_T.astype(np.float32)[:, None] * ramp

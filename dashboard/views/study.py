@@ -50,9 +50,7 @@ def show_how_to_begin(runs: Path) -> None:
     if runs != Path("runs"):
         command += ["--runs", str(runs)]
     st.title("No study yet", anchor=False)
-    st.markdown(
-        "A study tries networks on a data set and keeps what it finds. This command makes the first one:"
-    )
+    st.markdown("A study tries networks on a data set and keeps what it finds. This command makes the first one:")
     st.code(shlex.join(command), language="bash")
     st.markdown(
         "Without `--data` it makes a synthetic data set, so nothing has to be downloaded; with `--data FOLDER` it reads recordings "

@@ -1,0 +1,144 @@
+"""Which network comes next: asks Optuna's sampler, and keeps out what was trained already or costs more than the caps."""
+
+from __future__ import annotations
+
+import random
+import socket
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import optuna
+import psutil
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import Trial, TrialState
+
+from search_space.architecture import Architecture
+from search_space.complexity import count
+from search_space.errors import unknown
+from search_space.space import Space
+from studies.records import encode, ordered
+from trainers.runs import now
+
+SAMPLERS = ("tpe", "nsga2", "gp", "random")
+
+_MISSES_BEFORE_RANDOM = 10
+_RANDOM_TRIES = 2000
+
+
+def make_sampler(name: str, seed: int, workers: int) -> optuna.samplers.BaseSampler:
+    """Optuna's sampler of this name. TPE is told of the trials under way when there are several workers (constant liar).
+
+    Raises `UserError` with the known names.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        match name:
+            case "tpe":
+                return optuna.samplers.TPESampler(seed=seed, constant_liar=workers > 1)
+            case "nsga2":
+                # Source: FACTS of a comparison on 200 trials: 20 beat Optuna's 50, which leaves four generations.
+                return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
+            case "gp":
+                return optuna.samplers.GPSampler(seed=seed)
+            case "random":
+                return optuna.samplers.RandomSampler(seed=seed)
+    raise unknown("sampler", name, SAMPLERS)
+
+
+@dataclass
+class Candidates:
+    """The networks that a study still has to try. `seen` maps the notations trained or under way to their trials.
+
+    `caps` are the most params and MACs allowed (at `input`), by name. A network over a cap is recorded as PRUNED with its constraint, which
+    samplers learn from; a duplicate as FAIL, which they leave out: a copied score would count one training twice.
+    """
+
+    study: optuna.Study
+    space: Space
+    input: tuple[int, int]
+    n_classes: int
+    caps: dict[str, int]
+    rng: random.Random
+    seen: dict[str, int] = field(default_factory=dict)
+    over: set[str] = field(default_factory=set)
+
+    def next(self) -> tuple[Trial, Architecture] | None:
+        """A running trial whose network is new and within the caps, or None when the space has no other one.
+
+        After a duplicate one of its unseen neighbours is tried, or any unseen network when the sampler draws at random anyway.
+        """
+        misses = 0
+        while True:
+            if misses >= _MISSES_BEFORE_RANDOM:
+                fresh = next(self._unseen(self._random()), None)
+                if fresh is None:
+                    return None
+                self.enqueue(fresh)
+            trial = self.study.ask()
+            architecture = self.space.sample(partial(_suggest, trial))
+            text = str(architecture)
+            cost = count(architecture, self.input, self.n_classes)
+            for key, value in {
+                "architecture": text,
+                "params": cost.params,
+                "macs": cost.macs,
+                "owner": owner(),
+            }.items():
+                trial.set_user_attr(key, value)
+            for key, cap in self.caps.items():
+                trial.set_constraint(key, getattr(cost, key) / cap - 1)
+            if not self._within_caps(architecture):
+                self.over.add(text)
+                self.end(trial, "over_cap", TrialState.PRUNED)
+                misses += 1
+            elif text in self.seen:
+                trial.set_user_attr("same_as", self.seen[text])
+                self.end(trial, "duplicate", TrialState.FAIL)
+                misses += 1
+                if not isinstance(self.study.sampler, optuna.samplers.RandomSampler):
+                    near = self.space.neighbours(architecture)
+                    self.rng.shuffle(near)
+                    if (fresh := next(self._unseen(iter(near)), None)) is not None:
+                        self.enqueue(fresh)
+            else:
+                self.seen[text] = trial.number
+                return trial, architecture
+
+    def enqueue(self, architecture: Architecture, **attributes: Any) -> None:
+        """Have this network asked for next, with these attributes on its trial."""
+        choices = self.space.choices
+        chosen = self.space.encode(architecture)
+        self.study.enqueue_trial({name: encode(choices[name], option) for name, option in chosen.items()}, attributes)
+
+    def end(self, trial: Trial, outcome: str, state: TrialState) -> None:
+        """Close a trial that has no score, saying why."""
+        trial.set_user_attr("outcome", outcome)
+        self.study.tell(trial, state=state)
+
+    def _random(self) -> Iterator[Architecture]:
+        for _ in range(_RANDOM_TRIES):
+            yield self.space.sample(lambda _, options: self.rng.choice(options))
+
+    def _unseen(self, networks: Iterator[Architecture]) -> Iterator[Architecture]:
+        """Those that are neither trained nor over a cap."""
+        return (network for network in networks if str(network) not in self.seen and self._within_caps(network))
+
+    def _within_caps(self, architecture: Architecture) -> bool:
+        cost = count(architecture, self.input, self.n_classes)
+        return all(getattr(cost, key) <= cap for key, cap in self.caps.items())
+
+
+def owner() -> dict[str, Any]:
+    """The process that runs a trial: host, id, start time, and when it asked."""
+    process = psutil.Process()
+    return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time(), "at": now()}
+
+
+def _suggest(trial: Trial, name: str, options: tuple[Any, ...]) -> Any:
+    """An option chosen by Optuna; ordered options are suggested as their index."""
+    if ordered(options):
+        return options[trial.suggest_int(name, 0, len(options) - 1)]
+    return trial.suggest_categorical(name, options)
