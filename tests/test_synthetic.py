@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.synthetic_data import linear_probe, network
 from trainers.datasets import Clip, Dataset, open_dataset
+from trainers.features import prepare
 from trainers.synthetic import (
     CITIES,
     DURATION_S,
@@ -156,3 +158,14 @@ def test_every_event_is_heard_and_in_use(name: str) -> None:
 
 def test_every_event_of_a_scene_is_known() -> None:
     assert {name for scene in SCENES.values() for name in scene.events} <= set(EVENTS)
+
+
+@pytest.mark.slow
+def test_hard_enough_to_be_useful(dataset: Dataset) -> None:
+    """What the README says of the data: a linear classifier is clearly beaten, nothing is perfect, strange recorders cost."""
+    features = prepare(dataset)
+    linear = linear_probe(dataset, features)
+    trained = network(dataset, features, "dssdn-small", epochs=6, size=(65, 64), device="cpu")
+    assert 0.3 < linear["val"] < 0.55
+    assert linear["val"] + 0.08 < trained["val"]["accuracy"] < 0.9
+    assert trained["test"]["unseen"] + 0.04 < trained["test"]["seen"]

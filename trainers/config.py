@@ -92,15 +92,15 @@ def get_recipe(name: str) -> Recipe:
 def default_budget(n_classes: int) -> int:
     """Clips that a study's candidate sees when nobody says how many.
 
-    Source: `python -m benchmarks.signal` (studies/LOG.md): ten classes need a third of what fifty do.
+    Source: `python -m benchmarks.signal` (studies/LOG.md): ten classes need half of what fifty do.
     """
-    return max(3200, 192 * n_classes)
+    return max(4800, 192 * n_classes)
 
 
 def default_train_input(size: tuple[int, int]) -> tuple[int, int]:
-    """Frames x mels that candidates train on when nobody says so: half the frames, a quarter of the mels, at least 32 of each.
+    """Frames x mels that candidates train on when nobody says so: a third of the frames, a quarter of the mels, at least 32 of each.
 
     Source: `python -m benchmarks.signal` (studies/LOG.md). Costs are always counted at the full size.
     """
     frames, mels = size
-    return min(frames, max(32, frames // 2)), min(mels, max(32, mels // 4))
+    return min(frames, max(32, frames // 3)), min(mels, max(32, mels // 4))
