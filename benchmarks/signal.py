@@ -19,19 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from search_space.architecture import Architecture
 from search_space.complexity import count
-from search_space.errors import UserError, run_command
+from search_space.errors import UserError, open_console, run_command
 from search_space.space import get_space
 from studies.analysis import signal
 from studies.run import count_of, size_of
 from trainers.config import default_budget, default_train_input, get_recipe
-from trainers.datasets import open_dataset
+from trainers.datasets import DEFAULT_FOLD, open_dataset
 from trainers.features import prepare
-from trainers.retrain import data_record
+from trainers.inputs import data_record
 from trainers.workers import WorkerTask, default_workers, shared_devices, train_candidate, worker_pool
 
 
@@ -48,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.signal", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", metavar="FOLDER", help="as in studies.run")
     parser.add_argument("--subset", help="as in studies.run")
-    parser.add_argument("--fold", type=int, default=5, help="as in studies.run")
+    parser.add_argument("--fold", type=int, default=DEFAULT_FOLD, help="as in studies.run")
     parser.add_argument("--budget", type=count_of, help="clips a network sees (default: a study's)")
     parser.add_argument("--train-input", type=size_of, metavar="TxF", help="frames x mels (default: a study's)")
     parser.add_argument("--networks", type=int, default=12)
@@ -60,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.networks < 3 or options.seeds < 2:
         raise UserError("a signal needs at least --networks 3 and --seeds 2")
-    console = Console(stderr=options.json, highlight=False)
+    console = open_console(stderr=options.json)
 
     dataset = open_dataset(options.data, subset=options.subset, fold=options.fold)
     features = prepare(dataset)
@@ -71,11 +70,10 @@ def main(argv: list[str] | None = None) -> int:
     recipe = dataclasses.replace(get_recipe("short"), **changed)
     devices = shared_devices("auto")
     workers = options.workers or default_workers(devices)
-    source = options.data or os.environ.get("DSSDN_DATA") or "synthetic"
-    data = data_record(dataset, features.digest, source, options.subset, options.fold)
+    data = data_record(dataset, features)
     networks = spread(size, len(dataset.classes), options.networks)
     threads = max(1, (os.cpu_count() or 1) // workers)
-    task = WorkerTask(source, options.subset, options.fold, features.digest, train_input, recipe, budget, threads)
+    task = WorkerTask(dataset.spec, features.digest, train_input, recipe, budget, threads)
     began = time.monotonic()
     accuracies = np.zeros((len(networks), options.seeds))
     seconds = np.zeros_like(accuracies)

@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import cross_entropy
 
-from search_space.errors import run_command
+from search_space.errors import open_console, run_command
 from search_space.presets import resolve
 from studies.run import size_of
 from trainers.config import default_train_input, get_recipe
@@ -88,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     options = parser.parse_args(argv)
-    console = Console(stderr=options.json)
+    console = open_console(stderr=options.json)
 
     dataset = open_dataset("synthetic")
     with tempfile.TemporaryDirectory() as cache:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import Any
 
 from search_space.complexity import count, parse_input
-from search_space.errors import UserError, run_command
+from search_space.errors import UserError, open_console, run_command
 from search_space.presets import PRESETS, preset_name, resolve
 
 
@@ -50,7 +49,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def _print_table(network: dict[str, Any]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE, caption="MACs: convolutions and linear layers of one clip, biases not counted")
@@ -69,7 +67,7 @@ def _print_table(network: dict[str, Any]) -> None:
     table.add_section()
     table.add_row("total", "", "", f"{network['params']:,}", f"{network['macs']:,}", style="bold")
     frames, mels = network["input"]
-    console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
+    console = open_console()
     if network["preset"]:
         console.print(network["preset"], style="bold")
     console.print(network["architecture"], soft_wrap=True)

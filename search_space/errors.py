@@ -1,9 +1,13 @@
-"""The one error that a person's input can cause, and the one way in which every command of the house fails."""
+"""The one error that a person's input can cause, and how every command of the house prints and fails."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class UserError(ValueError):
@@ -13,6 +17,14 @@ class UserError(ValueError):
 def unknown(kind: str, value: object, known: Iterable[object]) -> UserError:
     """The error for a name that is not in a list: quotes the value and every known name."""
     return UserError(f"unknown {kind} {value!r}; known: {sorted(map(str, known))}")
+
+
+def open_console(stderr: bool = False) -> Console:
+    """Where a command prints for people: as wide as the terminal, or 120 columns of plain lines into a file or pipe."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=120)
 
 
 def run_command(main: Callable[[], int | None]) -> None:

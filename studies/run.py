@@ -18,13 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from search_space.complexity import parse_input
-from search_space.errors import UserError, run_command, unknown
+from search_space.errors import UserError, open_console, run_command, unknown
 from studies.analysis import hypervolume_of
 from studies.candidates import SAMPLERS
 from studies.charts import front_figure, write_html
 from studies.records import StudyRecords
 from studies.search import Search, SearchOptions, Told
-from trainers.datasets import open_dataset
+from trainers.datasets import DEFAULT_FOLD, open_dataset
 from trainers.features import prepare
 
 _FRONT_ROWS = 30
@@ -42,23 +42,18 @@ def main(argv: list[str] | None = None) -> int:
     as_json, source = options.pop("json"), options.pop("data")
     subset, fold = options.pop("subset"), options.pop("fold")
     options.pop("config")
-    console = Console(stderr=as_json, highlight=False)
+    console = open_console(stderr=as_json)
     signal.signal(signal.SIGTERM, _interrupt)
 
     began = time.monotonic()
     dataset = open_dataset(source, subset=subset, fold=fold)
-    for notice in dataset.notices:
-        console.print(notice)
     with _progress(console) as progress:
         bar = progress.add_task("log-mels", total=None)
         features = prepare(dataset, progress=lambda done, total: progress.update(bar, completed=done, total=total))
         progress.update(bar, visible=False)
-    search = Search(
-        SearchOptions(**options),
-        dataset,
-        features,
-        {"source": _kept_source(source, dataset.name), "subset": subset, "fold": fold},
-    )
+    for notice in (*dataset.notices, *features.notices):
+        console.print(notice)
+    search = Search(SearchOptions(**options), dataset, features)
     with search.opened() as records:
         _introduce(console, search)
         interrupted = False
@@ -97,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a folder in ESC-50's layout, or 'synthetic' (default: $DSSDN_DATA, else synthetic)",
     )
     add("--subset", help="a named part of the data (esc10) or a csv with a column 'filename'")
-    add("--fold", type=int, default=5, help="the test fold; the one before it is val (default: 5)")
+    add("--fold", type=int, default=DEFAULT_FOLD, help="the test fold; the one before it is val (default: 5)")
     add("--study", metavar="NAME", help="the study's name (default: the data's name)")
     add("--runs", type=Path, default=defaults.runs, metavar="DIR", help="where studies lie (default: runs)")
     add("--storage", metavar="URL", help="a database instead of the journal in the study's folder")
@@ -114,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         "--budget",
         type=count_of,
         metavar="CLIPS",
-        help="clips a candidate sees (default: 3200, or 192 a class)",
+        help="clips a candidate sees (default: 192 a class, at least 4800)",
     )
     add(
         "--train-input",
@@ -177,14 +172,6 @@ def _from_toml(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
         except (argparse.ArgumentTypeError, ValueError) as error:
             raise UserError(f"--config {path}: {key} = {value!r}: {error}") from error
     return values
-
-
-def _kept_source(source: str | None, name: str) -> str:
-    """What a later retraining opens: the folder's full path, or 'synthetic'."""
-    import os
-
-    source = source or os.environ.get("DSSDN_DATA") or name
-    return source if source == "synthetic" else str(Path(source).resolve())
 
 
 def _introduce(console: Console, search: Search) -> None:

@@ -36,8 +36,8 @@ from studies.storage import open_storage
 from trainers.config import default_budget, default_train_input, get_recipe
 from trainers.datasets import Dataset
 from trainers.features import Features
+from trainers.inputs import data_record
 from trainers.loop import Diverged, Stopped
-from trainers.retrain import data_record
 from trainers.runs import provenance, study_folder, trial_folder
 from trainers.workers import (
     WorkerTask,
@@ -93,8 +93,7 @@ class Search:
     or another process is running it.
     """
 
-    def __init__(self, options: SearchOptions, dataset: Dataset, features: Features, data: dict[str, Any]) -> None:
-        """`data` names the source: {'source', 'subset', 'fold'}, as given to `open_dataset`."""
+    def __init__(self, options: SearchOptions, dataset: Dataset, features: Features) -> None:
         self.options = options
         self.space = get_space(options.space)
         self.n_classes = len(dataset.classes)
@@ -107,7 +106,8 @@ class Search:
         self.devices = shared_devices(options.device)
         self.workers = options.workers or default_workers(self.devices)
         self.threads = max(1, (os.cpu_count() or 1) // self.workers)
-        self.data = data_record(dataset, features.digest, **data)
+        self._spec = dataset.spec
+        self.data = data_record(dataset, features)
         self._sampler = make_sampler(options.sampler, options.seed, self.workers)
         caps = {"params": options.max_params, "macs": options.max_macs}
         self._caps = {key: cap for key, cap in caps.items() if cap is not None}
@@ -329,11 +329,7 @@ class Search:
     # ---- workers
 
     def _pool(self) -> tuple[ProcessPoolExecutor, Event]:
-        spec = self.data
-        task = WorkerTask(
-            *(spec["source"], spec["subset"], spec["fold"], spec["digest"]),
-            *(self.train_input, self.recipe, self.budget, self.threads),
-        )
+        task = WorkerTask(self._spec, self.data["digest"], self.train_input, self.recipe, self.budget, self.threads)
         return worker_pool(task, self.workers, self.devices)
 
     def _estimate(self, pool: ProcessPoolExecutor) -> float:

@@ -44,8 +44,7 @@ def own_study(tiny_study: tuple[Path, str], tmp_path: Path) -> Path:
 
 def _search(folder: Path, runs: Path, **changes: Any) -> Search:
     dataset = open_dataset(str(folder))
-    spec = {"source": str(folder.resolve()), "subset": None, "fold": 5}
-    return Search(dataclasses.replace(SMALL, runs=runs, **changes), dataset, prepare(dataset), spec)
+    return Search(dataclasses.replace(SMALL, runs=runs, **changes), dataset, prepare(dataset))
 
 
 def _go(search: Search) -> list[Told]:

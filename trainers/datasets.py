@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import soundfile
@@ -64,14 +64,23 @@ class Splits:
     test: NDArray[np.int64]
 
 
+class DataSpec(NamedTuple):
+    """What `open_dataset` was asked for: "synthetic" or the folder's full path, the named part or csv, the test fold."""
+
+    source: str
+    subset: str | None
+    fold: int
+
+
 @dataclass(frozen=True)
 class Dataset(ABC):
     """Clips, their splits, and a way to their sound.
 
     `classes` are sorted; `sample_rate` (Hz) is the rate that features are made at; every clip is padded or trimmed to
-    `duration_s`; `notices` are the sentences that a person should read before trusting a number.
+    `duration_s`; `notices` are the sentences that a person should read before trusting a number. `spec` opens it again.
     """
 
+    spec: DataSpec
     name: str
     synthetic: bool
     classes: tuple[str, ...]
@@ -207,7 +216,9 @@ def _open_esc(folder: Path, subset: str | None, fold: int) -> FolderDataset:
     clips, notices = _split_by_fold(rows, fold)
     _check_splits(clips, classes)
     sample_rate, duration_s, format_notices = _scan(folder / "audio", clips)
+    part_path = str(Path(subset).resolve()) if subset and subset != "esc10" else subset
     return FolderDataset(
+        spec=DataSpec(str(folder.resolve()), part_path, fold),
         name=known,
         synthetic=False,
         classes=classes,

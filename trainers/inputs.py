@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from search_space.errors import UserError
-from trainers.datasets import Clip, Dataset
+from trainers.datasets import SPLITS, Clip, Dataset
 from trainers.features import Features
 
 _CHUNK = 256
@@ -80,8 +81,23 @@ def load_inputs(
         clips = tuple(dataset.clips[i] for i in index_N)
         labels_N = torch.tensor([label[clip.scene] for clip in clips])
         loaded[name] = Split(_resized(features.logmel, index_N, size), labels_N, clips)
-    mean_F, std_F = _statistics(loaded["train"].logmel_NTF)
+    if size == full and len(loaded["train"]) == len(dataset.splits.train):
+        mean_F, std_F = torch.from_numpy(features.mean_F), torch.from_numpy(features.std_F)
+    else:
+        mean_F, std_F = _statistics(loaded["train"].logmel_NTF)
     return Inputs(loaded, mean_F, std_F, dataset.classes)
+
+
+def data_record(dataset: Dataset, features: Features) -> dict[str, Any]:
+    """What a run keeps of its data: how to open it again, what it is, how it was split (clips per split)."""
+    return {
+        **dataset.spec._asdict(),
+        "name": dataset.name,
+        "synthetic": dataset.synthetic,
+        "digest": features.digest,
+        "classes": list(dataset.classes),
+        "counts": {name: len(getattr(dataset.splits, name)) for name in SPLITS},
+    }
 
 
 def stratified_subset(clips: list[Clip], count: int, seed: int = 0) -> np.ndarray:

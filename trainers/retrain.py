@@ -19,11 +19,11 @@ from rich.table import Table
 
 from search_space.architecture import Architecture
 from search_space.complexity import count
-from search_space.errors import UserError, run_command
+from search_space.errors import UserError, open_console, run_command
 from trainers.config import RECIPES, get_recipe
-from trainers.datasets import Dataset, open_dataset
+from trainers.datasets import open_dataset
 from trainers.features import prepare
-from trainers.inputs import load_inputs
+from trainers.inputs import data_record, load_inputs
 from trainers.loop import Stopped, predictions, resolve_device
 from trainers.metrics import scores
 from trainers.recorded import train_recorded
@@ -49,7 +49,7 @@ def retrain(
     A run that has finished already is handed back as it is. Raises `UserError` when the trial does not exist, its data is not what it was, or
     an unfinished run lies in the way and `resume` was not asked for.
     """
-    console = console or Console(stderr=True)
+    console = console or open_console(stderr=True)
     candidate = Run(trial_folder(runs, study, trial))
     if not (candidate.path / "run.json").exists():
         raise UserError(f"study {study!r} has no trained trial {trial}: {candidate.path} holds no run")
@@ -70,9 +70,9 @@ def retrain(
 
     spec = config["data"]
     dataset = open_dataset(spec["source"], subset=spec["subset"], fold=spec["fold"])
-    for notice in dataset.notices:
-        console.print(notice)
     features = prepare(dataset)
+    for notice in (*dataset.notices, *features.notices):
+        console.print(notice)
     if features.digest != spec["digest"]:
         raise UserError(
             f"the data in {spec['source']!r} is not what the study was made on (digest {features.digest[:12]}, then "
@@ -93,7 +93,7 @@ def retrain(
             "preset": config.get("preset"),
             "params": cost.params,
             "macs": cost.macs,
-            "data": data_record(dataset, features.digest, spec["source"], spec["subset"], spec["fold"]),
+            "data": data_record(dataset, features),
             "input": list(inputs.size),
             "train_input": list(inputs.size),
             "recipe": dataclasses.asdict(chosen),
@@ -141,20 +141,6 @@ def retrain(
     return run
 
 
-def data_record(dataset: Dataset, digest: str, source: str, subset: str | None, fold: int) -> dict[str, Any]:
-    """What a run keeps of its data: where it came from, what it is, how it was split (clips per split)."""
-    return {
-        "source": source,
-        "subset": subset,
-        "fold": fold,
-        "name": dataset.name,
-        "synthetic": dataset.synthetic,
-        "digest": digest,
-        "classes": list(dataset.classes),
-        "counts": {name: len(getattr(dataset.splits, name)) for name in ("train", "val", "test")},
-    }
-
-
 def main(argv: list[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m trainers.retrain", description=__doc__.split("\n")[0])
@@ -171,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
     options = vars(parser.parse_args(argv))
     as_json = options.pop("json")
-    run = retrain(**options, console=Console(stderr=as_json, highlight=False))
+    run = retrain(**options, console=open_console(stderr=as_json))
     if as_json:
         json.dump({"run": str(run.path), **run.config, "metrics": run.metrics(), "test": run.scores}, sys.stdout)
         print()
@@ -184,7 +170,7 @@ def _print_scores(run: Run) -> None:
     config, test = run.config, run.scores or {}
     data = config["data"]
     title = f"{config['architecture']} on {data['name']}" + (" (synthetic data)" if data["synthetic"] else "")
-    console = Console(highlight=False)
+    console = open_console()
     val = run.metrics()[-1]["val_accuracy"]
     console.print(
         f"\n{title}, test fold scored once ({test['n_clips']} clips): {test['accuracy']:.1%} "

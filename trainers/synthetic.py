@@ -23,7 +23,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.datasets import SPLITS, Clip, Dataset, Split
+from trainers.datasets import DEFAULT_FOLD, SPLITS, Clip, Dataset, DataSpec, Split
 
 Floats = NDArray[np.float32]
 
@@ -651,6 +651,7 @@ class SyntheticDataset(Dataset):
     def generate(cls, seed: int = SEED) -> SyntheticDataset:
         """The list of clips; no sound is made yet."""
         return cls(
+            spec=DataSpec("synthetic", None, DEFAULT_FOLD),
             name="synthetic",
             synthetic=True,
             classes=tuple(sorted(SCENES)),

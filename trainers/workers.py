@@ -17,7 +17,7 @@ import torch
 
 from search_space.architecture import Architecture
 from trainers.config import Recipe
-from trainers.datasets import open_dataset
+from trainers.datasets import DataSpec, open_dataset
 from trainers.features import prepare
 from trainers.inputs import Inputs, load_inputs
 from trainers.loop import Stopped, predict, resolve_device, seeded_model, train
@@ -31,9 +31,7 @@ _ESTIMATE_BATCHES = 2
 class WorkerTask:
     """What all candidates have in common: data, size and number of the clips, recipe, threads."""
 
-    source: str
-    subset: str | None
-    fold: int
+    spec: DataSpec
     digest: str
     train_input: tuple[int, int]
     recipe: Recipe
@@ -88,10 +86,10 @@ def _start(task: WorkerTask, devices: Queue[str], stop: Event, parent: int) -> N
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(task.threads)
-    dataset = open_dataset(task.source, subset=task.subset, fold=task.fold)
+    dataset = open_dataset(task.spec.source, subset=task.spec.subset, fold=task.spec.fold)
     features = prepare(dataset)
     if features.digest != task.digest:
-        raise RuntimeError(f"the data in {task.source!r} changed while the study was starting")
+        raise RuntimeError(f"the data in {task.spec.source!r} changed while the study was starting")
     inputs = load_inputs(dataset, features, size=task.train_input, train_clips=task.budget)
     _worker = _Worker(task, inputs, torch.device(devices.get()), stop)
 
