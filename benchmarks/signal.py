@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import random
 import sys
@@ -31,7 +32,7 @@ from trainers.config import default_budget, default_train_input, get_recipe
 from trainers.datasets import DEFAULT_FOLD, open_dataset
 from trainers.features import prepare
 from trainers.inputs import data_record
-from trainers.workers import WorkerTask, default_workers, shared_devices, train_candidate, worker_pool
+from trainers.workers import WorkerTask, default_workers, shared_devices, stopping, train_candidate, worker_pool
 
 
 def spread(input: tuple[int, int], n_classes: int, number: int) -> list[str]:
@@ -59,6 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.networks < 3 or options.seeds < 2:
         raise UserError("a signal needs at least --networks 3 and --seeds 2")
+    for name, value in (("lr", options.lr), ("batch-size", options.batch_size), ("workers", options.workers)):
+        if value is not None and value <= 0:
+            raise UserError(f"--{name} is above 0, not {value}")
     console = open_console(stderr=options.json)
 
     dataset = open_dataset(options.data, subset=options.subset, fold=options.fold)
@@ -66,7 +70,9 @@ def main(argv: list[str] | None = None) -> int:
     size = (int(features.logmel.shape[1]), int(features.logmel.shape[2]))
     train_input = options.train_input or default_train_input(size)
     budget = options.budget or default_budget(len(dataset.classes))
-    changed = {key: value for key, value in (("lr", options.lr), ("batch_size", options.batch_size)) if value}
+    changed = {
+        key: value for key, value in (("lr", options.lr), ("batch_size", options.batch_size)) if value is not None
+    }
     recipe = dataclasses.replace(get_recipe("short"), **changed)
     devices = shared_devices("auto")
     workers = options.workers or default_workers(devices)
@@ -77,8 +83,8 @@ def main(argv: list[str] | None = None) -> int:
     began = time.monotonic()
     accuracies = np.zeros((len(networks), options.seeds))
     seconds = np.zeros_like(accuracies)
-    pool, _ = worker_pool(task, workers, devices)
-    with pool, tempfile.TemporaryDirectory() as folder:
+    pool, stop = worker_pool(task, workers, devices)
+    with tempfile.TemporaryDirectory() as folder, stopping(pool, stop):
         futures = {}
         for row, seed in np.ndindex(accuracies.shape):
             config: dict[str, Any] = {
@@ -105,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
         "recipe": dataclasses.asdict(recipe),
         "between_sd": found.between_sd,
         "seed_sd": found.seed_sd,
-        "ratio": found.ratio,
+        "ratio": found.ratio if math.isfinite(found.ratio) else None,
         "rank_correlation": found.rank_correlation,
         "seconds": round(time.monotonic() - began, 1),
         "networks": [

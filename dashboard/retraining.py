@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.parts import part, show_text
 from studies import jobs
-from studies.charts import CONFIG, curve_figure, per_cent
+from studies.charts import CONFIG, curve_figure, duration, per_cent
 from studies.jobs import Job, State
 from studies.records import StudyRecords
 
@@ -91,14 +91,8 @@ def _show_job(job: Job, state: State, synthetic: bool) -> None:
 def _progress(state: State) -> str:
     if state.name == "starting":
         return "getting the data ready"
-    left = f", about {_duration(state.eta_s)} left" if state.active and state.eta_s is not None else ""
+    left = f", about {duration(state.eta_s)} left" if state.active and state.eta_s is not None else ""
     return f"epoch {state.epoch} of {state.epochs}{left}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _show_results(job: Job, synthetic: bool) -> None:

@@ -28,15 +28,19 @@ def open_console(stderr: bool = False) -> Console:
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Run a command and exit: 0 when it went well, 2 with one plain message on a `UserError`, 130 on Ctrl-C."""
+    """Run a command and exit: 0 when it went well, 2 with one plain message on a `UserError` or a disk that fails, 130 on Ctrl-C."""
     try:
         sys.exit(main() or 0)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror or error}{place}; what was finished before is kept", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

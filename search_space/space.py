@@ -187,6 +187,11 @@ class Space:
 
         return most("params"), most("macs")
 
+    def cheapest(self) -> Iterator[Architecture]:
+        """The shallowest and narrowest networks: where none of these meets a set of caps, none of the space does."""
+        smallest = {"depth": self.depths[0], "stem": self.stems[0], "growth": self.growths[0]}
+        return (self._architecture(complete) for complete in self._completions(smallest))
+
     def _completions(self, fixed: Mapping[str, Value]) -> Iterator[dict[str, Value]]:
         """Every set of choices that agrees with the fixed ones, as far as these are asked."""
 

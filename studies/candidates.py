@@ -26,6 +26,7 @@ SAMPLERS = ("tpe", "nsga2", "gp", "random")
 
 _MISSES_BEFORE_RANDOM = 10
 _RANDOM_TRIES = 2000
+_WALKABLE = 100_000
 
 
 def make_sampler(name: str, seed: int, workers: int) -> optuna.samplers.BaseSampler:
@@ -63,7 +64,6 @@ class Candidates:
     caps: dict[str, int]
     rng: random.Random
     seen: dict[str, int] = field(default_factory=dict)
-    over: set[str] = field(default_factory=set)
 
     def next(self) -> tuple[Trial, Architecture] | None:
         """A running trial whose network is new and within the caps, or None when the space has no other one.
@@ -73,7 +73,7 @@ class Candidates:
         misses = 0
         while True:
             if misses >= _MISSES_BEFORE_RANDOM:
-                fresh = next(self._unseen(self._random()), None)
+                fresh = next(self._unseen(self._anywhere()), None)
                 if fresh is None:
                     return None
                 self.enqueue(fresh)
@@ -91,7 +91,6 @@ class Candidates:
             for key, cap in self.caps.items():
                 trial.set_constraint(key, getattr(cost, key) / cap - 1)
             if not self._within_caps(architecture):
-                self.over.add(text)
                 self.end(trial, "over_cap", TrialState.PRUNED)
                 misses += 1
             elif text in self.seen:
@@ -118,9 +117,13 @@ class Candidates:
         trial.set_user_attr("outcome", outcome)
         self.study.tell(trial, state=state)
 
-    def _random(self) -> Iterator[Architecture]:
+    def _anywhere(self) -> Iterator[Architecture]:
+        """Networks drawn at random, and when these run out every one of a space that can be walked, or the cheapest of a larger one."""
         for _ in range(_RANDOM_TRIES):
             yield self.space.sample(lambda _, options: self.rng.choice(options))
+        rest = list(self.space if self.space.size <= _WALKABLE else self.space.cheapest())
+        self.rng.shuffle(rest)
+        yield from rest
 
     def _unseen(self, networks: Iterator[Architecture]) -> Iterator[Architecture]:
         """Those that are neither trained nor over a cap."""

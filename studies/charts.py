@@ -52,6 +52,13 @@ def quantity(number: float, figures: int = 3) -> str:
     return f"{number:.0f}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds for people: 42 s, 3 min 5 s, 1 h 20 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def per_cent(share: float) -> str:
     """A share (0 to 1) for people: 88.2 %."""
     return f"{100 * share:.1f} %"

@@ -10,8 +10,6 @@ study.model(17)                    # trial 17's network with its weights: raw lo
 
 from __future__ import annotations
 
-import json
-import re
 import socket
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +23,7 @@ from search_space.errors import UserError
 from search_space.space import get_space
 from studies.analysis import front
 from studies.storage import JOURNAL, open_storage
-from trainers.runs import Run, process_alive, study_folder, trial_folder
+from trainers.runs import Run, is_study_name, process_alive, study_folder, trial_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,8 +58,9 @@ class StudyRecords:
 
     def trials(self) -> pd.DataFrame:
         """Every trial in order: `state` (one of `STATES`), `architecture`, `val_accuracy` (0 to 1), `params`, `macs`, `seconds`, `error`,
-        and a column for every choice of the space (empty where the choice is not active)."""
-        choices = get_space(self.info["space"]["name"]).choices
+        and a column for every choice of the space (empty where the choice is not active; none when the space has changed since)."""
+        space = get_space(self.info["space"]["name"])
+        choices = space.choices if space.digest == self.info["space"]["digest"] else {}
         rows = [trial_row(trial, choices) for trial in self._study.get_trials(deepcopy=False)]
         columns = [*_COLUMNS, *choices]
         frame = pd.DataFrame(rows, columns=columns)
@@ -74,10 +73,6 @@ class StudyRecords:
     def run(self, trial: int) -> Run:
         """The folder of a trial's training."""
         return Run(trial_folder(self.path.parent, self.name, trial))
-
-    def retrainings(self) -> list[Run]:
-        """The study's full retrainings, by name of their folder."""
-        return [Run(path.parent) for path in sorted(self.path.glob("retrain/*/run.json"))]
 
     def model(self, trial: int) -> nn.Sequential:
         """A trial's network with its weights, in eval mode: raw log-mel (B, 1, T, F) at the study's `train_input` to logits (B, K)."""
@@ -97,8 +92,6 @@ def open_study(name: str, runs: Path | str = "runs", storage: str | None = None)
         study = optuna.load_study(study_name=name, storage=open_storage(path, storage))
     except KeyError as error:
         raise UserError(f"the storage holds no study {name!r}") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path / JOURNAL} is torn or no journal ({error}); mend or remove that line") from error
     if "provenance" not in study.user_attrs:
         raise UserError(f"study {name!r} was not made by studies.run, or was stopped before it began")
     return StudyRecords(name, path, study)
@@ -106,11 +99,7 @@ def open_study(name: str, runs: Path | str = "runs", storage: str | None = None)
 
 def list_studies(runs: Path | str = "runs") -> list[str]:
     """Names of the studies in a folder, the most recently changed one first."""
-    found = [
-        path.parent
-        for path in Path(runs).glob(f"*/{JOURNAL}")
-        if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", path.parent.name)
-    ]
+    found = [path.parent for path in Path(runs).glob(f"*/{JOURNAL}") if is_study_name(path.parent.name)]
     return [path.name for path in sorted(found, key=lambda path: (path / JOURNAL).stat().st_mtime, reverse=True)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import signal
 import sys
 import time
@@ -21,14 +22,14 @@ from search_space.complexity import parse_input
 from search_space.errors import UserError, open_console, run_command, unknown
 from studies.analysis import hypervolume_of
 from studies.candidates import SAMPLERS
-from studies.charts import front_figure, write_html
+from studies.charts import duration, front_figure, write_html
 from studies.records import StudyRecords
 from studies.search import Search, SearchOptions, Told
 from trainers.datasets import DEFAULT_FOLD, open_dataset
 from trainers.features import prepare
 
 _FRONT_ROWS = 30
-_COUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmMgG]?)")
+_COUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)([kKmMgG]?)")
 _FACTOR = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     console = open_console(stderr=as_json)
     signal.signal(signal.SIGTERM, _interrupt)
 
+    chosen = SearchOptions(**options)
     began = time.monotonic()
     dataset = open_dataset(source, subset=subset, fold=fold)
     with _progress(console) as progress:
@@ -53,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         progress.update(bar, visible=False)
     for notice in (*dataset.notices, *features.notices):
         console.print(notice)
-    search = Search(SearchOptions(**options), dataset, features)
+    search = Search(chosen, dataset, features)
     with search.opened() as records:
         _introduce(console, search)
         interrupted = False
@@ -95,7 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--fold", type=int, default=DEFAULT_FOLD, help="the test fold; the one before it is val (default: 5)")
     add("--study", metavar="NAME", help="the study's name (default: the data's name)")
     add("--runs", type=Path, default=defaults.runs, metavar="DIR", help="where studies lie (default: runs)")
-    add("--storage", metavar="URL", help="a database instead of the journal in the study's folder")
+    add(
+        "--storage",
+        metavar="URL",
+        help="a database instead of the journal in the study's folder (the page shows studies with a journal)",
+    )
     add(
         "--space",
         default=defaults.space,
@@ -199,7 +205,7 @@ def _run(console: Console, search: Search, records: StudyRecords) -> str | None:
                 each = seconds * search.workers / remaining
                 console.print(
                     f"{remaining} networks to train, about {each:.0f} s each with {search.workers} worker(s) of {search.threads} thread(s): "
-                    f"about {_duration(seconds)}"
+                    f"about {duration(seconds)}"
                 )
             progress.update(bar, completed=max(0, done), description="trials")
 
@@ -213,7 +219,7 @@ def _run(console: Console, search: Search, records: StudyRecords) -> str | None:
             complete = (progress.tasks[bar].completed or 0) + 1
             left = elapsed / state["done"] * (search.options.trials - complete)
             front = len(records.front())
-            status = f"best {state['best']:.1%}  front {front}  {_duration(left)} left"
+            status = f"best {state['best']:.1%}  front {front}  {duration(left)} left"
             progress.update(bar, completed=complete, description=status)
             if not console.is_terminal:
                 console.print(
@@ -276,23 +282,21 @@ def _print_front(console: Console, records: StudyRecords, summary: dict[str, Any
     if len(front) > _FRONT_ROWS:
         console.print(f"and {len(front) - _FRONT_ROWS} more in {records.path / 'front.csv'}")
     states = ", ".join(f"{number} {state.replace('_', ' ')}" for state, number in summary["trials"].items())
-    console.print(f"trials: {states}; hypervolume {summary['hypervolume']:.4f}; {_duration(summary['seconds'])}")
-    console.print(f"see {records.path / 'front.html'}, or: streamlit run dashboard/app.py")
+    console.print(f"trials: {states}; hypervolume {summary['hypervolume']:.4f}; {duration(summary['seconds'])}")
+    runs = records.path.parent
+    elsewhere = "" if runs == SearchOptions.runs else f" --runs {shlex.quote(str(runs))}"
+    page = f" --{elsewhere}" if elsewhere else ""
+    console.print(f"see {records.path / 'front.html'}, or: streamlit run dashboard/app.py{page}", soft_wrap=True)
     if front:
-        console.print(
-            f"train one fully: python -m trainers.retrain --study {records.name} --trial {front[0]['trial']} --epochs 60"
+        command = (
+            f"python -m trainers.retrain --study {records.name} --trial {front[0]['trial']} --epochs 60{elsewhere}"
         )
+        console.print(f"train one fully: {command}", soft_wrap=True)
 
 
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _interrupt(*_: Any) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import random
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,18 +26,18 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search_space.architecture import Architecture
 from search_space.complexity import count
-from search_space.errors import UserError
+from search_space.errors import UserError, unknown
 from search_space.presets import PRESETS
 from search_space.space import get_space
-from studies.candidates import Candidates, make_sampler
+from studies.candidates import SAMPLERS, Candidates, make_sampler
 from studies.records import StudyRecords, trial_alive, trial_state
-from studies.storage import open_storage
+from studies.storage import mend_journal, open_storage
 from trainers.config import default_budget, default_train_input, get_recipe
 from trainers.datasets import Dataset
 from trainers.features import Features
 from trainers.inputs import data_record
 from trainers.loop import Diverged, Stopped
-from trainers.runs import provenance, study_folder, trial_folder
+from trainers.runs import available_cores, check_seed, provenance, study_folder, trial_folder
 from trainers.workers import (
     WorkerTask,
     default_workers,
@@ -72,6 +71,21 @@ class SearchOptions:
     max_params: int | None = None
     max_macs: int | None = None
 
+    def __post_init__(self) -> None:
+        """Check what needs no data. Raises `UserError`."""
+        if self.trials < 1:
+            raise UserError(f"--trials is at least 1, not {self.trials}")
+        if self.sampler not in SAMPLERS:
+            raise unknown("sampler", self.sampler, SAMPLERS)
+        check_seed(self.seed)
+        get_space(self.space)
+        devices = shared_devices(self.device)
+        most = max(available_cores(), len(devices))
+        if self.workers is not None and not 1 <= self.workers <= most:
+            raise UserError(f"--workers is 1 to {most}, what this machine has room for, not {self.workers}")
+        if self.study is not None:
+            study_folder(self.runs, self.study)
+
 
 @dataclass(frozen=True)
 class Told:
@@ -98,17 +112,16 @@ class Search:
         self.space = get_space(options.space)
         self.n_classes = len(dataset.classes)
         self.input = (int(features.logmel.shape[1]), int(features.logmel.shape[2]))
-        self.train_input = options.train_input or default_train_input(self.input)
-        self.budget = options.budget or default_budget(self.n_classes)
+        self.train_input = default_train_input(self.input) if options.train_input is None else options.train_input
+        self.budget = default_budget(self.n_classes) if options.budget is None else options.budget
         self.recipe = get_recipe("short")
         self.name = options.study or dataset.name
         self.path = study_folder(options.runs, self.name)
         self.devices = shared_devices(options.device)
-        self.workers = options.workers or default_workers(self.devices)
-        self.threads = max(1, (os.cpu_count() or 1) // self.workers)
+        self.workers = default_workers(self.devices) if options.workers is None else options.workers
+        self.threads = max(1, available_cores() // self.workers)
         self._spec = dataset.spec
         self.data = data_record(dataset, features)
-        self._sampler = make_sampler(options.sampler, options.seed, self.workers)
         caps = {"params": options.max_params, "macs": options.max_macs}
         self._caps = {key: cap for key, cap in caps.items() if cap is not None}
         self._check_options()
@@ -130,11 +143,11 @@ class Search:
                 f"study {self.name!r} is being run by another process; wait for it, end it, or name another with --study"
             ) from error
         with lock:
+            mend_journal(self.path)
             self._study = optuna.create_study(
                 study_name=self.name,
                 storage=open_storage(self.path, self.options.storage),
                 directions=_DIRECTIONS,
-                sampler=self._sampler,
                 load_if_exists=True,
             )
             trials = self._study.get_trials(deepcopy=False)
@@ -172,6 +185,8 @@ class Search:
         if "provenance" in then:  # the last attribute to be written
             keys = ("space", "input", "train_input", "budget", "recipe", "seed", "max_params", "max_macs")
             differences = [f"{key}: {_difference(then[key], about[key])}" for key in keys if then[key] != about[key]]
+            if then["data"]["front_end"] != self.data["front_end"]:
+                differences.insert(0, f"front end: {_difference(then['data']['front_end'], self.data['front_end'])}")
             if then["data"]["digest"] != self.data["digest"]:
                 differences.insert(0, f"data: {_described(then['data'])}, now {_described(self.data)}")
             if differences:
@@ -180,6 +195,10 @@ class Search:
                     f"Then and now: {'; '.join(differences)}"
                 )
             return
+        if any(self.path.glob("trials/*")):
+            raise UserError(
+                f"{self.path} holds trials of another study (another --storage?); name a new one with --study"
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             self._study.set_metric_names(_METRICS)
@@ -192,11 +211,11 @@ class Search:
     def _recover(self, trials: list[FrozenTrial]) -> None:
         """Remember what has been trained; queue again what a killed process left running."""
         for trial in trials:
-            architecture = trial.user_attrs.get("architecture")
+            if trial_state(trial) in ("complete", "failed") and "architecture" in trial.user_attrs:
+                self._candidates.seen.setdefault(trial.user_attrs["architecture"], trial.number)
+        for trial in trials:
             if trial.state == TrialState.RUNNING and not trial_alive(trial):
                 self._interrupted(trial)
-            elif architecture and trial_state(trial) in ("complete", "failed"):
-                self._candidates.seen.setdefault(architecture, trial.number)
 
     # ---- training
 
@@ -219,7 +238,7 @@ class Search:
                 try:
                     exhausted = self._fill(pool, pending)
                     if not pending:
-                        trained = f"the space has no other network within the caps; {self._complete()} were trained"
+                        trained = f"no other network within the caps was found; {self._complete()} were trained"
                         return trained if exhausted else None
                     finished, _ = wait(pending, return_when=FIRST_COMPLETED)
                     for future in finished:
@@ -318,8 +337,10 @@ class Search:
         """End a trial that nobody trains any more, and queue its network again."""
         self._study._storage.set_trial_user_attr(trial._trial_id, "outcome", "interrupted")
         self._study.tell(trial.number, state=TrialState.FAIL)
-        self._candidates.seen.pop(trial.user_attrs.get("architecture", ""), None)
-        if trial.params:
+        seen, architecture = self._candidates.seen, trial.user_attrs.get("architecture")
+        if architecture is not None and seen.get(architecture) == trial.number:
+            del seen[architecture]
+        if trial.params and architecture not in seen:
             kept = {key: trial.user_attrs[key] for key in ("preset",) if key in trial.user_attrs}
             self._study.enqueue_trial(trial.params, kept)
 
@@ -348,11 +369,6 @@ class Search:
     # ---- checks
 
     def _check_options(self) -> None:
-        options, cores = self.options, os.cpu_count() or 1
-        if options.trials < 1:
-            raise UserError(f"--trials is at least 1, not {options.trials}")
-        if not 1 <= self.workers <= max(cores, len(self.devices)):
-            raise UserError(f"--workers is 1 to {cores}, the number of cores, not {self.workers}")
         if self.budget < self.recipe.batch_size:
             raise UserError(f"--budget is at least one batch of {self.recipe.batch_size} clips, not {self.budget}")
         if not all(1 <= size <= most for size, most in zip(self.train_input, self.input, strict=True)):
@@ -362,19 +378,16 @@ class Search:
             )
 
     def _check_caps(self) -> None:
-        """At least one network of the space must meet the caps. (A space too large to walk is left to the search itself.)"""
-        if not self._caps or self.space.size > 100_000:
+        """At least one network of the space must meet the caps."""
+        if not self._caps:
             return
-        least = dict.fromkeys(self._caps, math.inf)
-        for architecture in self.space:
-            cost = count(architecture, self.input, self.n_classes)
-            if all(getattr(cost, key) <= cap for key, cap in self._caps.items()):
-                return
-            least = {key: min(value, getattr(cost, key)) for key, value in least.items()}
+        costs = [count(architecture, self.input, self.n_classes) for architecture in self.space.cheapest()]
+        if any(all(getattr(cost, key) <= cap for key, cap in self._caps.items()) for cost in costs):
+            return
         caps = " and ".join(f"--max-{key} {cap:,}" for key, cap in self._caps.items())
-        smallest = " and ".join(f"{value:,} {key}" for key, value in least.items())
+        least = " and ".join(f"{min(getattr(cost, key) for cost in costs):,} {key}" for key in self._caps)
         raise UserError(
-            f"no network of the space meets {caps} at {self.input[0]}x{self.input[1]}: the least are {smallest}; raise the caps"
+            f"no network of the space meets {caps} at {self.input[0]}x{self.input[1]}: the least are {least}; raise the caps"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
@@ -15,6 +16,17 @@ from search_space.errors import UserError
 JOURNAL = "journal.log"
 
 
+def mend_journal(folder: Path) -> None:
+    """Cut off a last line that a full disk or a kill left unfinished, or the next record would be written onto it.
+
+    To be called by the study's only writer.
+    """
+    path = folder / JOURNAL
+    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+
+
 def open_storage(folder: Path, url: str | None = None) -> BaseStorage:
     """Optuna's storage for the study in `folder`: its journal, or the database at `url`.
 
@@ -22,7 +34,10 @@ def open_storage(folder: Path, url: str | None = None) -> BaseStorage:
     """
     if url is None:
         folder.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        try:
+            return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{folder / JOURNAL} is torn or no journal ({error}); mend or remove that line") from error
     if url.startswith("sqlite"):
         raise UserError(
             f"--storage {url!r}: SQLite loses trials between processes; leave --storage out (a journal) or name a PostgreSQL"

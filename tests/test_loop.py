@@ -11,6 +11,7 @@ import torch
 
 from search_space.architecture import Architecture
 from search_space.errors import UserError
+from search_space.presets import PRESETS
 from trainers.config import short
 from trainers.datasets import Clip
 from trainers.inputs import Inputs, Split
@@ -59,10 +60,19 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit(inputs: Inputs) -> None
 
 
 def test_exactly_the_budget_is_seen(inputs: Inputs) -> None:
-    _, epochs = _trained(inputs, clips=100)
-    assert [epoch.row["clips_seen"] for epoch in epochs] == [70, 100]
+    _, epochs = _trained(inputs, clips=110)
+    assert [epoch.row["clips_seen"] for epoch in epochs] == [70, 110]
     assert "val_accuracy" not in epochs[0].row  # judged once, at the end of the budget
     assert "val_accuracy" in epochs[1].row
+
+
+@pytest.mark.parametrize("clips", [71, 101, 141])
+def test_a_rest_smaller_than_a_batch_is_seen_in_the_last_epoch(inputs: Inputs, clips: int) -> None:
+    deep = PRESETS["dssdn-large"]  # its last maps are 1x1 here, where batch norm needs more than one clip
+    epochs: list[Epoch] = []
+    train(deep, inputs, short(), clips, 0, CPU, on_epoch=epochs.append)
+    assert epochs[-1].row["clips_seen"] == clips
+    assert len(epochs) == clips // 70
 
 
 def test_going_on_after_an_epoch_equals_never_having_stopped(inputs: Inputs) -> None:

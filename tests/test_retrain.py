@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -48,7 +49,9 @@ def test_it_scores_test_once_at_full_size(own_study: tuple[Path, str], capsys: p
     assert main(arguments) == 0  # the same command again: nothing is trained or scored again
     assert run.path.joinpath("scores.json").stat().st_mtime_ns == written
     assert "test fold scored once" in capsys.readouterr().out
-    assert [found.path.name for found in open_study(name, runs).retrainings()] == ["00001-long-e2-s0"]
+    run.write_status("running")  # as after a kill between the scores and the last status
+    assert main(arguments) == 0
+    assert run.status["state"] == "finished"
 
 
 def test_the_saved_network_says_what_the_run_recorded(own_study: tuple[Path, str]) -> None:
@@ -120,12 +123,42 @@ def test_a_torn_checkpoint_and_anothers_are_refused(own_study: tuple[Path, str])
         retrain(runs, name, 1, epochs=1, device="cpu", resume=True)
 
 
+def test_one_folder_is_trained_by_one_process(own_study: tuple[Path, str]) -> None:
+    runs, name = own_study
+    folder = retrain_folder(runs, name, 1, "long", 1, 0)
+    folder.parent.mkdir()
+    with (
+        filelock.FileLock(folder.parent / f".{folder.name}.lock"),
+        pytest.raises(UserError, match="by another process"),
+    ):
+        retrain(runs, name, 1, epochs=1)
+
+
+def test_another_studys_retraining_is_not_taken_for_this_one(own_study: tuple[Path, str]) -> None:
+    runs, name = own_study
+    retrain(runs, name, 1, epochs=1, device="cpu")
+    path = runs / name / "trials" / "00001" / "run.json"
+    path.write_text((runs / name / "trials" / "00002" / "run.json").read_text())
+    with pytest.raises(UserError, match="is another study's"):
+        retrain(runs, name, 1, epochs=1, device="cpu")
+
+
+def test_signals_are_given_back(own_study: tuple[Path, str]) -> None:
+    runs, name = own_study
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    retrain(runs, name, 1, epochs=1, device="cpu")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
 def test_what_can_not_be_retrained_is_named(own_study: tuple[Path, str]) -> None:
     runs, name = own_study
     with pytest.raises(UserError, match="no trained trial 99"):
         retrain(runs, name, 99)
     with pytest.raises(UserError, match="unknown recipe 'best'; known"):
         retrain(runs, name, 1, recipe="best")
+    for seed in (-1, 2**31):
+        with pytest.raises(UserError, match="--seed is from 0"):
+            retrain(runs, name, 1, seed=seed)
     with pytest.raises(UserError, match="--epochs is at least 1"):
         retrain(runs, name, 1, epochs=0)
 

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from search_space.errors import UserError
 from trainers.datasets import BadAudio, Clip, Dataset, bad_audio
+from trainers.runs import available_cores
 
 try:
     import torchaudio
@@ -167,6 +168,10 @@ def empty_mels(front_end: FrontEnd) -> tuple[int, ...]:
     return tuple(torch.nonzero(filters_QF.amax(dim=0) == 0).flatten().tolist())
 
 
+# Assumed: a mel bin that moves less than this over all of train (log units) says nothing and is left as it is.
+FLAT = 1e-3
+
+
 @dataclass(frozen=True)
 class Features:
     """The log-mel spectrograms of a dataset, row by row in the order of `Dataset.clips`.
@@ -212,7 +217,7 @@ def prepare(
             with FileLock(root / f"{key}.lock"):
                 digests = _cached_digests(folder)
                 if digests is None:
-                    digests = _compute(dataset, front_end, folder, workers or _cores(), progress)
+                    digests = _compute(dataset, front_end, folder, workers or available_cores(), progress)
 
     moments = np.load(folder / "moments.npy")[dataset.splits.train].mean(axis=0)
     std_F = np.sqrt(np.maximum(moments[1] - moments[0] ** 2, 0))
@@ -225,7 +230,7 @@ def prepare(
     return Features(
         logmel=np.load(folder / "logmel.npy", mmap_mode="r"),
         mean_F=moments[0].astype(np.float32),
-        std_F=np.where(std_F > 0, std_F, 1).astype(np.float32),  # an empty bin is constant: leave it so
+        std_F=np.where(std_F < FLAT, 1, std_F).astype(np.float32),
         digest=_sha256([dataset.sample_rate, dataset.duration_s, used]),
         front_end=front_end,
         n_empty_mels=len(empty),
@@ -360,10 +365,6 @@ def _disk_errors(root: Path) -> Iterator[None]:
             f"the features cannot be written under {str(root)!r} ({error}): make room or name another "
             f"folder in the environment variable DSSDN_CACHE"
         ) from error
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _sha256(value: object) -> str:

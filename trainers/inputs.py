@@ -5,6 +5,7 @@ N clips, T frames, F mel bins.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from search_space.errors import UserError
 from trainers.datasets import SPLITS, Clip, Dataset
-from trainers.features import Features
+from trainers.features import FLAT, Features
 
 _CHUNK = 256
 
@@ -72,14 +73,13 @@ def load_inputs(
         raise UserError(
             f"a training input is at most the full log-mel, {full[0]}x{full[1]} frames x mels here, not {size[0]}x{size[1]}"
         )
-    label = {scene: index for index, scene in enumerate(dataset.classes)}
     loaded = {}
     for name in ("train", *(name for name in splits if name != "train")):
         index_N = np.asarray(getattr(dataset.splits, name))
         if name == "train" and train_clips is not None and train_clips < len(index_N):
             index_N = index_N[stratified_subset([dataset.clips[i] for i in index_N], train_clips)]
         clips = tuple(dataset.clips[i] for i in index_N)
-        labels_N = torch.tensor([label[clip.scene] for clip in clips])
+        labels_N = torch.from_numpy(dataset.labels[index_N])
         loaded[name] = Split(_resized(features.logmel, index_N, size), labels_N, clips)
     if size == full and len(loaded["train"]) == len(dataset.splits.train):
         mean_F, std_F = torch.from_numpy(features.mean_F), torch.from_numpy(features.std_F)
@@ -95,6 +95,7 @@ def data_record(dataset: Dataset, features: Features) -> dict[str, Any]:
         "name": dataset.name,
         "synthetic": dataset.synthetic,
         "digest": features.digest,
+        "front_end": dataclasses.asdict(features.front_end),
         "classes": list(dataset.classes),
         "counts": {name: len(getattr(dataset.splits, name)) for name in SPLITS},
     }
@@ -129,4 +130,4 @@ def _statistics(logmel_NTF: Tensor) -> tuple[Tensor, Tensor]:
         squares_F = squares_F + values.square().sum((0, 1))
     mean_F = torch.as_tensor(total_F) / count
     std_F = (torch.as_tensor(squares_F) / count - mean_F.square()).clamp(min=0).sqrt()
-    return mean_F.float(), torch.where(std_F < 1e-3, 1.0, std_F).float()
+    return mean_F.float(), torch.where(std_F < FLAT, 1.0, std_F).float()

@@ -1,6 +1,6 @@
 """The one visible training loop.
 
-A training is a function of values: the same network, inputs, recipe, length and seed give the same weights, to the bit, on one machine with
+A training is a function of values: the same network, inputs, recipe, length and seed give the same weights, to the bit, on one CPU with
 the same number of threads. Every epoch draws from a generator of its own, seeded by (seed, epoch), so a training that goes on from the end
 of an epoch needs nothing but the weights and the optimiser's state.
 
@@ -27,6 +27,7 @@ from search_space.model import build_model
 from trainers.augment import augment
 from trainers.config import Recipe
 from trainers.inputs import Inputs, Split
+from trainers.metrics import log_loss
 from trainers.runs import Predictions
 
 
@@ -40,9 +41,11 @@ class Stopped(RuntimeError):
 
 @dataclass(frozen=True)
 class Epoch:
-    """What stands after a finished epoch: its row for the curve, and all that the next one starts from."""
+    """What stands after a finished epoch: its row for the curve, `predict`'s answer on val where it was judged, and all that the
+    next epoch starts from."""
 
     row: dict[str, Any]
+    judged: tuple[np.ndarray, np.ndarray] | None
     model: nn.Module
     optimizer: torch.optim.Optimizer
 
@@ -62,7 +65,7 @@ def train(
 ) -> nn.Module:
     """The trained network, on `device`, after exactly `clips` clips seen.
 
-    An epoch is one pass over train in a new order; the last one is cut where the clips run out. `validate` is 'every' or 'last' (epoch);
+    An epoch is one pass over train in a new order (`n_epochs` says how many); the last one ends where the clips run out. `validate` is 'every' or 'last' (epoch);
     accuracies are 0 to 1. `start` is a checkpoint ({'epoch', 'model', 'optimizer'}) to go on from. `on_epoch` hears of every finished
     epoch, `on_batch` is called before every batch and may raise `Stopped`. Raises `Diverged` on a loss that is not finite.
     """
@@ -72,12 +75,13 @@ def train(
         model.load_state_dict(start["model"])
         optimizer.load_state_dict(start["optimizer"])
     train_split = inputs.splits["train"]
-    epochs = math.ceil(clips / len(train_split))
+    epochs = n_epochs(clips, len(train_split), recipe)
     for epoch in range(start["epoch"] if start else 0, epochs):
         began = time.perf_counter()
         seen = epoch * len(train_split)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        order = torch.randperm(len(train_split), generator=generator)[: clips - seen]
+        length = clips - seen if epoch + 1 == epochs else len(train_split)
+        order = torch.cat([torch.randperm(len(train_split), generator=generator) for _ in range(2)])[:length]
         loss_sum, correct = 0.0, 0
         model.train()
         for index_B in order.tensor_split(math.ceil(len(order) / recipe.batch_size)):
@@ -110,13 +114,20 @@ def train(
             "loss": loss_sum / len(order),
             "train_accuracy": correct / len(order),
         }
+        judged = None
         if "val" in inputs.splits and (validate == "every" or epoch + 1 == epochs):
-            probabilities_NK, labels_N = predict(model, inputs, "val", device)
+            judged = probabilities_NK, labels_N = predict(model, inputs, "val", device)
             row["val_accuracy"] = float((probabilities_NK.argmax(1) == labels_N).mean())
-            row["val_loss"] = float(-np.log(probabilities_NK[np.arange(len(labels_N)), labels_N].clip(1e-12)).mean())
+            row["val_loss"] = log_loss(probabilities_NK, labels_N)
         row["seconds"] = time.perf_counter() - began
-        on_epoch(Epoch(row, model, optimizer))
+        on_epoch(Epoch(row, judged, model, optimizer))
     return model
+
+
+def n_epochs(clips: int, n_train: int, recipe: Recipe) -> int:
+    """Epochs that `clips` clips make of `n_train`: a rest smaller than a batch is seen in the last whole epoch, not in a tiny one."""
+    whole, rest = divmod(clips, n_train)
+    return max(1, whole + (rest >= recipe.batch_size))
 
 
 def predict(model: nn.Module, inputs: Inputs, split: str, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
@@ -137,14 +148,14 @@ def predict(model: nn.Module, inputs: Inputs, split: str, device: torch.device) 
     return torch.cat(batches).numpy(), data.labels_N.numpy()
 
 
+def named_predictions(judged: tuple[np.ndarray, np.ndarray], split: Split) -> Predictions:
+    """What `predict` answered, with each clip's file name and recorder beside it: what a run keeps."""
+    return Predictions(*judged, [clip.filename for clip in split.clips], [clip.recorder for clip in split.clips])
+
+
 def predictions(model: nn.Module, inputs: Inputs, split: str, device: torch.device) -> Predictions:
-    """`predict` with each clip's file name and recorder beside it: what a run keeps."""
-    clips = inputs.splits[split].clips
-    return Predictions(
-        *predict(model, inputs, split, device),
-        [clip.filename for clip in clips],
-        [clip.recorder for clip in clips],
-    )
+    """`predict`, named."""
+    return named_predictions(predict(model, inputs, split, device), inputs.splits[split])
 
 
 def schedule(recipe: Recipe, progress: float) -> float:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
 import zipfile
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from search_space.errors import UserError
 from search_space.model import build_model
 from trainers.config import Recipe
 from trainers.inputs import Inputs
-from trainers.loop import Epoch, predictions, train
+from trainers.loop import Epoch, Stopped, n_epochs, named_predictions, predictions, train
 from trainers.runs import Predictions, Run, write_atomic
 
 _MEAN, _STD = "normalise.mean_F", "normalise.std_F"
@@ -55,14 +55,17 @@ def train_recorded(
     finished epoch ended. The weights are those of the last epoch: nothing is chosen. `on_epoch` gets the epoch's row and the seconds left.
     Raises what `trainers.loop.train` raises, after the status says so.
     """
-    epochs = math.ceil(clips / len(inputs.splits["train"]))
+    epochs = n_epochs(clips, len(inputs.splits["train"]), recipe)
     start = _load_checkpoint(run) if resume else None
     rows: list[dict[str, Any]] = list(start["rows"]) if start else []
     run.write_metrics(rows)
     run.write_status("running", epoch=len(rows), epochs=epochs)
     began, before = time.monotonic(), len(rows)
+    judged: tuple[np.ndarray, np.ndarray] | None = None
 
     def finish(epoch: Epoch) -> None:
+        nonlocal judged
+        judged = epoch.judged
         rows.append(epoch.row)
         if keep_checkpoints:
             _save_checkpoint(run, epoch, rows)
@@ -81,11 +84,11 @@ def train_recorded(
             on_epoch=finish,
             on_batch=on_batch,
         )
-        said = predictions(model, inputs, "val", device)
+        said = named_predictions(judged, inputs.splits["val"]) if judged else predictions(model, inputs, "val", device)
         save_weights(run, model, inputs)
         run.write_predictions("val", said)
     except BaseException as error:
-        failed = isinstance(error, Exception) and type(error).__name__ != "Stopped"
+        failed = isinstance(error, Exception) and not isinstance(error, Stopped)
         position["epoch"] = len(rows)
         run.write_status(
             "failed" if failed else "interrupted",

@@ -11,9 +11,12 @@ import json
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
 from rich.console import Console
 from rich.table import Table
 
@@ -21,13 +24,13 @@ from search_space.architecture import Architecture
 from search_space.complexity import count
 from search_space.errors import UserError, open_console, run_command
 from trainers.config import RECIPES, get_recipe
-from trainers.datasets import open_dataset
-from trainers.features import prepare
+from trainers.datasets import Dataset, open_dataset
+from trainers.features import Features, prepare
 from trainers.inputs import data_record, load_inputs
 from trainers.loop import Stopped, predictions, resolve_device
 from trainers.metrics import scores
 from trainers.recorded import train_recorded
-from trainers.runs import Run, provenance, retrain_folder, trial_folder
+from trainers.runs import Run, check_seed, provenance, retrain_folder, trial_folder
 
 _TABLE_ROWS = 20
 
@@ -55,90 +58,118 @@ def retrain(
         raise UserError(f"study {study!r} has no trained trial {trial}: {candidate.path} holds no run")
     if epochs < 1:
         raise UserError(f"--epochs is at least 1, not {epochs}")
-    chosen = get_recipe(recipe)
-    config = candidate.config
-    architecture = Architecture.parse(config["architecture"])
+    check_seed(seed)
+    chosen, target = get_recipe(recipe), resolve_device(device)
     run = Run(retrain_folder(runs, study, trial, recipe, epochs, seed))
-    if run.scores:
-        console.print(f"{run.path} has finished already; these are its scores")
-        return run
-    if run.path.exists() and (run.path / "run.json").exists():
-        if run.alive and run.status.get("state") == "running":
-            raise UserError(f"{run.path} is being trained by process {run.status['pid']}; wait for it or end it")
-        if not resume:
-            raise UserError(f"{run.path} exists and has not finished: go on with --resume, or choose another --seed")
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(run.path.parent / f".{run.path.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise UserError(f"{run.path} is being trained by another process; wait for it or end it") from error
+    with lock, _stop_on_signals() as stop:
+        if _finished(run, candidate, resume):
+            console.print(f"{run.path} has finished already; these are its scores")
+            return run
+        dataset, features = _same_data(candidate.config["data"], console)
+        inputs = load_inputs(dataset, features)
+        architecture = Architecture.parse(candidate.config["architecture"])
+        clips = epochs * len(inputs.splits["train"])
+        cost = count(architecture, inputs.size, len(dataset.classes))
+        run.path.mkdir(exist_ok=True)
+        run.write_json(
+            "run.json",
+            {
+                "kind": "retrain",
+                "study": study,
+                "trial": trial,
+                "architecture": str(architecture),
+                "preset": candidate.config.get("preset"),
+                "params": cost.params,
+                "macs": cost.macs,
+                "data": data_record(dataset, features),
+                "input": list(inputs.size),
+                "train_input": list(inputs.size),
+                "recipe": dataclasses.asdict(chosen),
+                "epochs": epochs,
+                "clips": clips,
+                "seed": seed,
+                "device": str(target),
+            },
+        )
+        run.write_json("provenance.json", provenance())
 
-    spec = config["data"]
-    dataset = open_dataset(spec["source"], subset=spec["subset"], fold=spec["fold"])
+        def say(row: dict[str, Any], eta_s: float) -> None:
+            console.print(
+                f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.3f}  train {row['train_accuracy']:.1%}  "
+                f"val {row['val_accuracy']:.1%}  {row['seconds']:.1f} s  about {eta_s / 60:.1f} min left"
+            )
+
+        def check() -> None:
+            if stop.is_set():
+                raise Stopped
+
+        console.print(
+            f"training {architecture} on {dataset.name}{' (synthetic data)' if dataset.synthetic else ''}: {epochs} epochs of "
+            f"{len(inputs.splits['train'])} clips at {inputs.size[0]}x{inputs.size[1]} on {target}"
+        )
+        try:
+            model, _ = train_recorded(
+                *(run, architecture, inputs, chosen, clips, seed, target),
+                keep_checkpoints=True,
+                resume=resume,
+                on_epoch=say,
+                on_batch=check,
+            )
+        except Stopped as stopped:
+            console.print(f"stopped; finished epochs are kept. The same command with --resume goes on: {run.path}")
+            raise KeyboardInterrupt from stopped
+        seen = {clip.recorder for clip in inputs.splits["train"].clips}
+        inputs = load_inputs(dataset, features, splits=("test",))
+        said = predictions(model, inputs, "test", target)
+        run.write_predictions("test", said)
+        run.write_json("scores.json", {"split": "test", **scores(said, dataset.classes, seen)})
+        _write_finished(run)
+        return run
+
+
+def _finished(run: Run, candidate: Run, resume: bool) -> bool:
+    """Whether the run is there and whole. Raises `UserError` when it is another network's, or unfinished and not to be resumed."""
+    if not (run.path / "run.json").exists():
+        return False
+    then, now = run.config, candidate.config
+    if (then["architecture"], then["data"]["digest"]) != (now["architecture"], now["data"]["digest"]):
+        raise UserError(
+            f"{run.path} is another study's, of {then['architecture']}; move it away or choose another --seed"
+        )
+    if run.scores:
+        if run.status.get("state") != "finished":  # killed between the two
+            _write_finished(run)
+        return True
+    if not resume:
+        raise UserError(f"{run.path} exists and has not finished: go on with --resume, or choose another --seed")
+    return False
+
+
+def _write_finished(run: Run) -> None:
+    epochs = run.config["epochs"]
+    run.write_status("finished", epoch=epochs, epochs=epochs, eta_s=0.0)
+
+
+def _same_data(record: dict[str, Any], console: Console) -> tuple[Dataset, Features]:
+    """The data of a recorded run. Raises `UserError` when it, or the front end, is not what it was."""
+    dataset = open_dataset(record["source"], subset=record["subset"], fold=record["fold"])
     features = prepare(dataset)
     for notice in (*dataset.notices, *features.notices):
         console.print(notice)
-    if features.digest != spec["digest"]:
+    if features.digest != record["digest"]:
         raise UserError(
-            f"the data in {spec['source']!r} is not what the study was made on (digest {features.digest[:12]}, then "
-            f"{spec['digest'][:12]}); restore it, or run a new study"
+            f"the data in {record['source']!r} is not what the study was made on (digest {features.digest[:12]}, then "
+            f"{record['digest'][:12]}); restore it, or run a new study"
         )
-    inputs = load_inputs(dataset, features)
-    target = resolve_device(device)
-    clips = epochs * len(inputs.splits["train"])
-    cost = count(architecture, inputs.size, len(dataset.classes))
-    run.path.mkdir(parents=True, exist_ok=True)
-    run.write_json(
-        "run.json",
-        {
-            "kind": "retrain",
-            "study": study,
-            "trial": trial,
-            "architecture": str(architecture),
-            "preset": config.get("preset"),
-            "params": cost.params,
-            "macs": cost.macs,
-            "data": data_record(dataset, features),
-            "input": list(inputs.size),
-            "train_input": list(inputs.size),
-            "recipe": dataclasses.asdict(chosen),
-            "epochs": epochs,
-            "clips": clips,
-            "seed": seed,
-            "device": str(target),
-        },
-    )
-    run.write_json("provenance.json", provenance())
-
-    def say(row: dict[str, Any], eta_s: float) -> None:
-        console.print(
-            f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.3f}  train {row['train_accuracy']:.1%}  "
-            f"val {row['val_accuracy']:.1%}  {row['seconds']:.1f} s  about {eta_s / 60:.1f} min left"
-        )
-
-    stop = _stop_on_signals()
-
-    def check() -> None:
-        if stop.is_set():
-            raise Stopped
-
-    console.print(
-        f"training {architecture} on {dataset.name}{' (synthetic data)' if dataset.synthetic else ''}: {epochs} epochs of "
-        f"{len(inputs.splits['train'])} clips at {inputs.size[0]}x{inputs.size[1]} on {target}"
-    )
-    try:
-        model, _ = train_recorded(
-            *(run, architecture, inputs, chosen, clips, seed, target),
-            keep_checkpoints=True,
-            resume=resume,
-            on_epoch=say,
-            on_batch=check,
-        )
-    except Stopped as stopped:
-        console.print(f"stopped; finished epochs are kept. The same command with --resume goes on: {run.path}")
-        raise KeyboardInterrupt from stopped
-    inputs = load_inputs(dataset, features, splits=("test",))
-    said = predictions(model, inputs, "test", target)
-    run.write_predictions("test", said)
-    seen = {clip.recorder for clip in inputs.splits["train"].clips}
-    run.write_json("scores.json", {"split": "test", **scores(said, dataset.classes, seen)})
-    run.write_status("finished", epoch=epochs, epochs=epochs, eta_s=0.0)
-    return run
+    if dataclasses.asdict(features.front_end) != record["front_end"]:
+        raise UserError("log-mels are made another way than when the study was made; run a new study")
+    return dataset, features
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -189,13 +220,19 @@ def _print_scores(run: Run) -> None:
     console.print(f"everything is in {run.path}")
 
 
-def _stop_on_signals() -> threading.Event:
+@contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
     """An event that SIGINT and SIGTERM set, so that a batch under way is finished; outside the main thread nothing can be caught."""
     stop = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
-    return stop
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -171,11 +172,16 @@ class Run:
         return content
 
 
+def is_study_name(text: str) -> bool:
+    """Whether the text can name a study: one that no path and no shell gets wrong."""
+    return _NAME.fullmatch(text) is not None
+
+
 def study_folder(runs: Path | str, study: str) -> Path:
     """`runs/<study>`. Raises `UserError` for a name that could leave the folder or that no shell would like."""
-    if not _NAME.fullmatch(study):
+    if not is_study_name(study):
         raise UserError(
-            f"a study's name has 1 to 64 letters, digits, '.', '_' or '-' and starts with a letter or digit, not {study!r}"
+            f"a study's name has 1 to 64 letters, digits, '.', '_' or '-' and starts with a letter or digit, not {study!r}; choose one with --study"
         )
     return Path(runs) / study
 
@@ -188,6 +194,17 @@ def trial_folder(runs: Path | str, study: str, trial: int) -> Path:
 def retrain_folder(runs: Path | str, study: str, trial: int, recipe: str, epochs: int, seed: int) -> Path:
     """`runs/<study>/retrain/00017-<recipe>-e60-s0`: a full retraining's folder."""
     return study_folder(runs, study) / "retrain" / f"{trial:05d}-{recipe}-e{epochs}-s{seed}"
+
+
+def available_cores() -> int:
+    """Cores that this process may use (its affinity, where the system has one)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_seed(seed: int) -> None:
+    """Raises `UserError` for a seed outside of 0 to 2**31 - 1, the range that every library here takes."""
+    if not 0 <= seed < 2**31:
+        raise UserError(f"--seed is from 0 to 2147483647, not {seed}")
 
 
 def process_alive(pid: int | None, started: float | None) -> bool:
@@ -207,6 +224,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, 0o644)
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -225,7 +243,7 @@ def provenance(**fields: Any) -> dict[str, Any]:
     """What one must know to do a run again: command, versions, git revision, machine, and the fields given."""
     packages = ("torch", "torchaudio", "numpy", "optuna", "soundfile")
     return {
-        "command": " ".join(["python", *_module_and_arguments()]),
+        "command": _command(),
         "started": now(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
@@ -235,10 +253,11 @@ def provenance(**fields: Any) -> dict[str, Any]:
     }
 
 
-def _module_and_arguments() -> list[str]:
+def _command() -> str:
+    """This process's command line for a shell, without the password of a storage's URL."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     module = ["-m", spec.name] if spec else [Path(sys.argv[0]).name]
-    return [*module, *sys.argv[1:]]
+    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", shlex.join(["python", *module, *sys.argv[1:]]))
 
 
 @cache

@@ -7,7 +7,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
@@ -22,7 +24,7 @@ from trainers.features import prepare
 from trainers.inputs import Inputs, load_inputs
 from trainers.loop import Stopped, predict, resolve_device, seeded_model, train
 from trainers.recorded import train_recorded
-from trainers.runs import Run, provenance
+from trainers.runs import Run, available_cores, provenance
 
 _ESTIMATE_BATCHES = 2
 
@@ -66,7 +68,7 @@ def default_workers(devices: list[str]) -> int:
 
     Measured: two workers of one thread train faster than one worker of two (small maps leave threads waiting).
     """
-    return len(devices) if devices[0].startswith("cuda") else min(8, os.cpu_count() or 1)
+    return len(devices) if devices[0].startswith("cuda") else min(8, available_cores())
 
 
 def worker_pool(task: WorkerTask, workers: int, devices: list[str]) -> tuple[ProcessPoolExecutor, Event]:
@@ -76,13 +78,40 @@ def worker_pool(task: WorkerTask, workers: int, devices: list[str]) -> tuple[Pro
     for index in range(workers):
         queue.put(devices[index % len(devices)])
     arguments = (task, queue, stop, os.getpid())
-    return ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments), stop
+    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments)
+    with _interrupts_ignored():  # a new process inherits that, so Ctrl-C in a terminal ends none while it starts
+        for _ in range(workers):
+            pool.submit(os.getpid)
+    return pool, stop
+
+
+@contextmanager
+def stopping(pool: ProcessPoolExecutor, stop: Event) -> Iterator[None]:
+    """Waits for the pool at the end; on any error, Ctrl-C included, trainings under way stop between two batches."""
+    try:
+        yield
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _start(task: WorkerTask, devices: Queue[str], stop: Event, parent: int) -> None:
     """Set this process up: its share of the cores, its device, its data in memory; it ends when its parent does."""
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(task.threads)
