@@ -25,6 +25,12 @@ ROOT = Path(__file__).parent.parent
 Page = Callable[..., AppTest]
 
 
+@pytest.fixture(autouse=True)
+def _main_module_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AppTest leaves the page behind as `__main__`, which every process spawned later would run."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
 @pytest.fixture
 def runs(tiny_study: tuple[Path, str], tmp_path: Path) -> Path:
     """A folder with a copy of the tiny study, to be spoilt."""

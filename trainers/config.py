@@ -60,7 +60,7 @@ def long() -> Recipe:
 
 
 def paper() -> Recipe:
-    """The recipe of the DSSDN paper, as far as its text gives it; useless in short runs (studies/LOG.md).
+    """The recipe of the DSSDN paper, as far as its text gives it; made for 200 epochs, not for a study's short budget.
 
     Source: DSSDN, sections 3.2 and 3.3 (SGD, 1e-3, cosine, batch 32, mixup 0.4, two masks of width 2 of 256 along each axis).
     Assumed: momentum 0.9; half of the batch is mixed after 60 % of the epochs (the DSMN code's switch).

@@ -94,7 +94,7 @@ def train(
             logmel_BTF, targets_BK = augment(logmel_BTF, targets_BK, recipe, seen / clips, generator)
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16_pays(device)):
                 logits_BK = model(logmel_BTF.unsqueeze(1).contiguous(memory_format=torch.channels_last))
-            loss = cross_entropy(logits_BK.float(), targets_BK, label_smoothing=recipe.label_smoothing)
+            loss = entropy = cross_entropy(logits_BK.float(), targets_BK, label_smoothing=recipe.label_smoothing)
             if recipe.orthonormal and (penalty := orthonormal_penalty(model)) is not None:
                 loss = loss + recipe.orthonormal * penalty
             if not math.isfinite(value := loss.item()):
@@ -105,7 +105,7 @@ def train(
             loss.backward()
             optimizer.step()
             seen += len(index_B)
-            loss_sum += value * len(index_B)
+            loss_sum += entropy.item() * len(index_B)
             correct += int((logits_BK.argmax(1) == labels_B).sum())
         row: dict[str, Any] = {
             "epoch": epoch + 1,
