@@ -44,7 +44,6 @@ def main(argv: list[str] | None = None) -> int:
     subset, fold = options.pop("subset"), options.pop("fold")
     options.pop("config")
     console = open_console(stderr=as_json)
-    signal.signal(signal.SIGTERM, _interrupt)
 
     chosen = SearchOptions(**options)
     began = time.monotonic()
@@ -304,4 +303,5 @@ def _interrupt(*_: Any) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)
     run_command(main)

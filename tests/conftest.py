@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,3 +78,11 @@ def tiny_study(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     ]
     assert studies_run.main([*arguments, "--budget", "96", "--train-input", "16x16"]) == 0
     return runs, "tiny"
+
+
+@pytest.fixture
+def own_study(tiny_study: tuple[Path, str], tmp_path: Path) -> Path:
+    """A runs folder with a copy of the tiny study that a test may write into."""
+    runs, name = tiny_study
+    shutil.copytree(runs / name, tmp_path / "runs" / name)
+    return tmp_path / "runs"

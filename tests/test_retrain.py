@@ -23,16 +23,8 @@ from trainers.retrain import main, retrain
 from trainers.runs import Run, retrain_folder
 
 
-@pytest.fixture
-def own_study(tiny_study: tuple[Path, str], tmp_path: Path) -> tuple[Path, str]:
-    """A copy of the tiny study that a test may write into."""
-    runs, name = tiny_study
-    shutil.copytree(runs / name, tmp_path / "runs" / name)
-    return tmp_path / "runs", name
-
-
-def test_it_scores_test_once_at_full_size(own_study: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
-    runs, name = own_study
+def test_it_scores_test_once_at_full_size(own_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs, name = own_study, "tiny"
     arguments = ["--study", name, "--trial", "1", "--runs", str(runs), "--epochs", "2", "--device", "cpu"]
     assert main([*arguments, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -54,8 +46,8 @@ def test_it_scores_test_once_at_full_size(own_study: tuple[Path, str], capsys: p
     assert run.status["state"] == "finished"
 
 
-def test_the_saved_network_says_what_the_run_recorded(own_study: tuple[Path, str]) -> None:
-    runs, name = own_study
+def test_the_saved_network_says_what_the_run_recorded(own_study: Path) -> None:
+    runs, name = own_study, "tiny"
     study = open_study(name, runs)
     run = study.run(2)
     from trainers.datasets import open_dataset
@@ -72,8 +64,8 @@ def test_the_saved_network_says_what_the_run_recorded(own_study: tuple[Path, str
     np.testing.assert_allclose(probabilities, recorded.probabilities_NK, atol=1e-4)
 
 
-def test_killed_and_resumed_equals_undisturbed(own_study: tuple[Path, str]) -> None:
-    runs, name = own_study
+def test_killed_and_resumed_equals_undisturbed(own_study: Path) -> None:
+    runs, name = own_study, "tiny"
     undisturbed = retrain(runs, name, 1, epochs=4, seed=1, device="cpu")
     expected = load_file(undisturbed.weights_path)
     shutil.rmtree(undisturbed.path)
@@ -109,8 +101,8 @@ def test_killed_and_resumed_equals_undisturbed(own_study: tuple[Path, str]) -> N
     assert [row["epoch"] for row in run.metrics()] == [1, 2, 3, 4]
 
 
-def test_a_torn_checkpoint_and_anothers_are_refused(own_study: tuple[Path, str]) -> None:
-    runs, name = own_study
+def test_a_torn_checkpoint_and_anothers_are_refused(own_study: Path) -> None:
+    runs, name = own_study, "tiny"
     run = retrain(runs, name, 1, epochs=1, device="cpu")
     (run.path / "scores.json").unlink()
     whole = (run.path / "checkpoint.pt").read_bytes()
@@ -123,8 +115,8 @@ def test_a_torn_checkpoint_and_anothers_are_refused(own_study: tuple[Path, str])
         retrain(runs, name, 1, epochs=1, device="cpu", resume=True)
 
 
-def test_one_folder_is_trained_by_one_process(own_study: tuple[Path, str]) -> None:
-    runs, name = own_study
+def test_one_folder_is_trained_by_one_process(own_study: Path) -> None:
+    runs, name = own_study, "tiny"
     folder = retrain_folder(runs, name, 1, "long", 1, 0)
     folder.parent.mkdir()
     with (
@@ -134,8 +126,8 @@ def test_one_folder_is_trained_by_one_process(own_study: tuple[Path, str]) -> No
         retrain(runs, name, 1, epochs=1)
 
 
-def test_another_studys_retraining_is_not_taken_for_this_one(own_study: tuple[Path, str]) -> None:
-    runs, name = own_study
+def test_another_studys_retraining_is_not_taken_for_this_one(own_study: Path) -> None:
+    runs, name = own_study, "tiny"
     retrain(runs, name, 1, epochs=1, device="cpu")
     path = runs / name / "trials" / "00001" / "run.json"
     path.write_text((runs / name / "trials" / "00002" / "run.json").read_text())
@@ -143,15 +135,15 @@ def test_another_studys_retraining_is_not_taken_for_this_one(own_study: tuple[Pa
         retrain(runs, name, 1, epochs=1, device="cpu")
 
 
-def test_signals_are_given_back(own_study: tuple[Path, str]) -> None:
-    runs, name = own_study
+def test_signals_are_given_back(own_study: Path) -> None:
+    runs, name = own_study, "tiny"
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     retrain(runs, name, 1, epochs=1, device="cpu")
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_what_can_not_be_retrained_is_named(own_study: tuple[Path, str]) -> None:
-    runs, name = own_study
+def test_what_can_not_be_retrained_is_named(own_study: Path) -> None:
+    runs, name = own_study, "tiny"
     with pytest.raises(UserError, match="no trained trial 99"):
         retrain(runs, name, 99)
     with pytest.raises(UserError, match="unknown recipe 'best'; known"):
@@ -163,8 +155,8 @@ def test_what_can_not_be_retrained_is_named(own_study: tuple[Path, str]) -> None
         retrain(runs, name, 1, epochs=0)
 
 
-def test_other_data_than_the_studys_is_refused(own_study: tuple[Path, str]) -> None:
-    runs, name = own_study
+def test_other_data_than_the_studys_is_refused(own_study: Path) -> None:
+    runs, name = own_study, "tiny"
     path = runs / name / "trials" / "00001" / "run.json"
     config = json.loads(path.read_text())
     config["data"]["digest"] = "0" * 64
@@ -173,8 +165,8 @@ def test_other_data_than_the_studys_is_refused(own_study: tuple[Path, str]) -> N
         retrain(runs, name, 1, epochs=1)
 
 
-def test_weights_of_another_network_are_refused(own_study: tuple[Path, str]) -> None:
-    runs, name = own_study
+def test_weights_of_another_network_are_refused(own_study: Path) -> None:
+    runs, name = own_study, "tiny"
     study = open_study(name, runs)
     shutil.copy(study.run(0).weights_path, study.run(1).weights_path)
     with pytest.raises(UserError, match="weights of another network"):

@@ -18,13 +18,6 @@ from studies.analysis import hypervolume_of
 from studies.run import count_of, main
 
 
-@pytest.fixture
-def own_study(tiny_study: tuple[Path, str], tmp_path: Path) -> Path:
-    runs, name = tiny_study
-    shutil.copytree(runs / name, tmp_path / "runs" / name)
-    return tmp_path / "runs"
-
-
 def _arguments(folder: Path, runs: Path) -> list[str]:
     arguments = [
         "--data",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -32,14 +31,6 @@ from trainers.datasets import open_dataset
 from trainers.features import prepare
 
 SMALL = SearchOptions(trials=4, study="tiny", workers=1, budget=96, train_input=(16, 16), device="cpu")
-
-
-@pytest.fixture
-def own_study(tiny_study: tuple[Path, str], tmp_path: Path) -> Path:
-    """A runs folder with a copy of the tiny study that a test may write into."""
-    runs, name = tiny_study
-    shutil.copytree(runs / name, tmp_path / "runs" / name)
-    return tmp_path / "runs"
 
 
 def _search(folder: Path, runs: Path, **changes: Any) -> Search:
