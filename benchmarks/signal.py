@@ -11,11 +11,11 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import random
 import sys
 import tempfile
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from trainers.config import default_budget, default_train_input, get_recipe
 from trainers.datasets import DEFAULT_FOLD, open_dataset
 from trainers.features import prepare
 from trainers.inputs import data_record
+from trainers.loop import Diverged
+from trainers.runs import available_cores
 from trainers.workers import WorkerTask, default_workers, shared_devices, stopping, train_candidate, worker_pool
 
 
@@ -69,6 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     features = prepare(dataset)
     size = (int(features.logmel.shape[1]), int(features.logmel.shape[2]))
     train_input = options.train_input or default_train_input(size)
+    if train_input[0] > size[0] or train_input[1] > size[1]:
+        raise UserError(f"--train-input is at most the full input, {size[0]}x{size[1]} here, not {options.train_input}")
     budget = options.budget or default_budget(len(dataset.classes))
     changed = {
         key: value for key, value in (("lr", options.lr), ("batch_size", options.batch_size)) if value is not None
@@ -78,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     workers = options.workers or default_workers(devices)
     data = data_record(dataset, features)
     networks = spread(size, len(dataset.classes), options.networks)
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, available_cores() // workers)
     task = WorkerTask(dataset.spec, features.digest, train_input, recipe, budget, threads)
     began = time.monotonic()
     accuracies = np.zeros((len(networks), options.seeds))
@@ -99,7 +103,10 @@ def main(argv: list[str] | None = None) -> int:
                 train_candidate, networks[row], str(Path(folder) / f"{row}-{seed}"), config
             )
         for (row, seed), future in futures.items():
-            result = future.result()
+            try:
+                result = future.result()
+            except (BrokenProcessPool, Diverged) as error:
+                raise UserError(f"{networks[row]} with seed {seed} could not be trained: {error}") from error
             accuracies[row, seed], seconds[row, seed] = result["val_accuracy"], result["seconds"]
             console.print(f"{networks[row]}  seed {seed}  val {result['val_accuracy']:.1%}  {result['seconds']:.0f} s")
     found = signal(accuracies)

@@ -242,7 +242,10 @@ class Search:
                         return trained if exhausted else None
                     finished, _ = wait(pending, return_when=FIRST_COMPLETED)
                     for future in finished:
-                        on_told(self._tell(future, *pending.pop(future)))
+                        told = self._tell(future, *pending[future])
+                        del pending[future]
+                        broken = 0
+                        on_told(told)
                 except BrokenProcessPool as error:
                     self._end_pending(pending, on_told)
                     broken += 1
@@ -327,6 +330,8 @@ class Search:
         """While stopping: keep what finished in the meantime, queue the rest again."""
         wait(pending, timeout=60)
         for future, (trial, architecture) in pending.items():
+            if self._is_told(trial):
+                continue
             if future.done() and not future.cancelled() and future.exception() is None:
                 on_told(self._tell(future, trial, architecture))
             else:
@@ -334,15 +339,21 @@ class Search:
         pending.clear()
 
     def _interrupted(self, trial: Trial | FrozenTrial) -> None:
-        """End a trial that nobody trains any more, and queue its network again."""
-        self._study._storage.set_trial_user_attr(trial._trial_id, "outcome", "interrupted")
+        """End a trial that nobody trains any more, and queue its network again (as it was queued, if it was)."""
+        storage = self._study._storage
+        storage.set_trial_user_attr(trial._trial_id, "outcome", "interrupted")
         self._study.tell(trial.number, state=TrialState.FAIL)
         seen, architecture = self._candidates.seen, trial.user_attrs.get("architecture")
         if architecture is not None and seen.get(architecture) == trial.number:
             del seen[architecture]
-        if trial.params and architecture not in seen:
+        asked_for = storage.get_trial(trial._trial_id).system_attrs.get("fixed_params")
+        params = asked_for or (trial.params if architecture else None)  # without a name not all choices were made
+        if params and architecture not in seen:
             kept = {key: trial.user_attrs[key] for key in ("preset",) if key in trial.user_attrs}
-            self._study.enqueue_trial(trial.params, kept)
+            self._study.enqueue_trial(params, kept)
+
+    def _is_told(self, trial: Trial) -> bool:
+        return self._study._storage.get_trial(trial._trial_id).state.is_finished()
 
     def _complete(self) -> int:
         return len(self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))

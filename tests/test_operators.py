@@ -1,14 +1,15 @@
 """Every operator against its equation written plainly, and the registry: adding an operator is one decorated class."""
 
-from dataclasses import dataclass
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
-from search_space import Architecture, build_model, count
-from search_space.blocks import ChannelAttention, Cross, named, orthonormal_penalty
-from search_space.complexity import convolution, eca_kernel, fvcore_count
-from search_space.operators import OPERATORS, Operator
+from search_space import Architecture, build_model, count, operators
+from search_space.blocks import ChannelAttention, Cross, orthonormal_penalty
+from search_space.complexity import eca_kernel, fvcore_count
+from search_space.operators import OPERATORS
 from search_space.space import Space
 
 
@@ -121,27 +122,20 @@ def test_orthonormal_penalty_is_zero_on_orthonormal_rows_and_the_norm_elsewhere(
     assert orthonormal_penalty(build_model("dssdn_c8-8_r0.5_sc_h8")) is None
 
 
-@dataclass(frozen=True)
-class PlainConvolution(Operator):
-    """The full 3x3 convolution, as somebody would add it."""
-
-    name = "full"
-
-    def cost(self, name, c_in, shape):
-        yield convolution(f"{name}.conv", "3x3", shape, 9 * c_in * shape[0])
-
-    def build(self, c_in, c_out):
-        return named(conv=torch.nn.Conv2d(c_in, c_out, 3, padding=1, bias=False))
-
-
-def test_adding_an_operator_is_one_class(monkeypatch):
-    monkeypatch.setitem(OPERATORS, "full", PlainConvolution)
-    architecture = Architecture.parse("dssdn_c28-44-60-60-60-60_r0.5_full_h64")
-    assert str(architecture) == "dssdn_c28-44-60-60-60-60_r0.5_full_h64"
+def test_adding_an_operator_is_the_one_class_that_the_readme_shows(monkeypatch):
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    (shown,) = (
+        block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if block.startswith("@register")
+    )
+    monkeypatch.setitem(OPERATORS, "conv", None)  # given back afterwards
+    del OPERATORS["conv"]
+    exec(compile(shown, "README.md", "exec"), dict(vars(operators)))
+    architecture = Architecture.parse("dssdn_c28-44-60-60-60-60_r0.5_conv_h64")
+    assert str(architecture) == "dssdn_c28-44-60-60-60-60_r0.5_conv_h64"
     model, cost = build_model(architecture), count(architecture, (20, 16))
     assert cost.params == sum(parameter.numel() for parameter in model.parameters())
     assert cost.macs == fvcore_count(model, (20, 16))
-    assert Space("dssdn", per_block=False).encode(architecture)["operator"] == "full"
+    assert Space("dssdn", per_block=False).encode(architecture)["operator"] == "conv"
     # DL-O of the paper's Table 2, whose plain convolutions these are: 0.38 M and 2.45 G.
     paper = count(architecture, (431, 256))
     assert paper.params == pytest.approx(0.38e6, rel=0.06)

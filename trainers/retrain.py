@@ -11,7 +11,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def retrain(
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise UserError(f"{run.path} is being trained by another process; wait for it or end it") from error
-    with lock, _stop_on_signals() as stop:
+    with lock:
         if _finished(run, candidate, resume):
             console.print(f"{run.path} has finished already; these are its scores")
             return run
@@ -105,26 +105,24 @@ def retrain(
                 f"val {row['val_accuracy']:.1%}  {row['seconds']:.1f} s  about {eta_s / 60:.1f} min left"
             )
 
-        def check() -> None:
-            if stop.is_set():
-                raise Stopped
-
         console.print(
             f"training {architecture} on {dataset.name}{' (synthetic data)' if dataset.synthetic else ''}: {epochs} epochs of "
             f"{len(inputs.splits['train'])} clips at {inputs.size[0]}x{inputs.size[1]} on {target}"
         )
         try:
-            model, _ = train_recorded(
-                *(run, architecture, inputs, chosen, clips, seed, target),
-                keep_checkpoints=True,
-                resume=resume,
-                on_epoch=say,
-                on_batch=check,
-            )
+            with _stop_on_signals() as check:
+                model, _ = train_recorded(
+                    *(run, architecture, inputs, chosen, clips, seed, target),
+                    keep_checkpoints=True,
+                    resume=resume,
+                    on_epoch=say,
+                    on_batch=check,
+                )
         except Stopped as stopped:
             console.print(f"stopped; finished epochs are kept. The same command with --resume goes on: {run.path}")
             raise KeyboardInterrupt from stopped
         seen = {clip.recorder for clip in inputs.splits["train"].clips}
+        del inputs  # train need not be in memory twice
         inputs = load_inputs(dataset, features, splits=("test",))
         said = predictions(model, inputs, "test", target)
         run.write_predictions("test", said)
@@ -221,15 +219,23 @@ def _print_scores(run: Run) -> None:
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, so that a batch under way is finished; outside the main thread nothing can be caught."""
+def _stop_on_signals() -> Iterator[Callable[[], None]]:
+    """A check that raises `Stopped` after a SIGINT or SIGTERM, so that a batch under way is finished first.
+
+    Outside the main thread no signal can be caught, and the check never raises.
+    """
     stop = threading.Event()
+
+    def check() -> None:
+        if stop.is_set():
+            raise Stopped
+
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield check
         return
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
+        yield check
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -48,6 +48,11 @@ class _Worker:
     device: torch.device
     stop: Event
 
+    def check(self) -> None:
+        """Raises `Stopped` when the study is stopping."""
+        if self.stop.is_set():
+            raise Stopped
+
 
 _worker: _Worker | None = None
 
@@ -140,10 +145,6 @@ def train_candidate(architecture: str, path: str, config: dict[str, Any]) -> dic
         provenance(command=config["command"], threads=task.threads, device=str(worker.device)),
     )
 
-    def check() -> None:
-        if worker.stop.is_set():
-            raise Stopped
-
     _, said = train_recorded(
         *(
             run,
@@ -154,7 +155,7 @@ def train_candidate(architecture: str, path: str, config: dict[str, Any]) -> dic
             config["seed"],
             worker.device,
         ),
-        on_batch=check,
+        on_batch=worker.check,
     )
     epochs = len(run.metrics())
     run.write_status("finished", epoch=epochs, epochs=epochs, eta_s=0.0)
@@ -177,10 +178,11 @@ def measure_candidate(architectures: list[str]) -> float:
     without_val = Inputs({"train": few.splits["train"]}, few.mean_F, few.std_F, few.classes)
     for text in architectures:
         architecture = Architecture.parse(text)
-        train(architecture, without_val, task.recipe, batch, 0, worker.device)
+        train(architecture, without_val, task.recipe, batch, 0, worker.device, on_batch=worker.check)
         began = time.monotonic()
-        train(architecture, without_val, task.recipe, batch * _ESTIMATE_BATCHES, 0, worker.device)
-        trained_s = (time.monotonic() - began) / (batch * _ESTIMATE_BATCHES)
+        clips = batch * _ESTIMATE_BATCHES
+        train(architecture, without_val, task.recipe, clips, 0, worker.device, on_batch=worker.check)
+        trained_s = (time.monotonic() - began) / clips
         model = seeded_model(architecture, len(few.classes), 0).to(worker.device)
         began = time.monotonic()
         predict(model, few, "val", worker.device)
