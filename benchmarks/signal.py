@@ -28,6 +28,7 @@ from search_space.errors import UserError, open_console, run_command
 from search_space.space import get_space
 from studies.analysis import signal
 from studies.run import count_of, size_of
+from studies.search import check_train_input
 from trainers.config import default_budget, default_train_input, get_recipe
 from trainers.datasets import DEFAULT_FOLD, open_dataset
 from trainers.features import prepare
@@ -69,10 +70,9 @@ def main(argv: list[str] | None = None) -> int:
 
     dataset = open_dataset(options.data, subset=options.subset, fold=options.fold)
     features = prepare(dataset)
-    size = (int(features.logmel.shape[1]), int(features.logmel.shape[2]))
+    size = features.size
     train_input = options.train_input or default_train_input(size)
-    if train_input[0] > size[0] or train_input[1] > size[1]:
-        raise UserError(f"--train-input is at most the full input, {size[0]}x{size[1]} here, not {options.train_input}")
+    check_train_input(train_input, size)
     budget = options.budget or default_budget(len(dataset.classes))
     changed = {
         key: value for key, value in (("lr", options.lr), ("batch_size", options.batch_size)) if value is not None

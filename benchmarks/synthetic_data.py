@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"{len(dataset.clips):,} clips made in {seconds:.0f} s ({os.cpu_count()} cores)")
         linear = linear_probe(dataset, features)
         console.print(f"linear classifier on mean log-mel: val {linear['val']:.1%}, test {linear['test']:.1%}")
-        size = options.train_input or default_train_input(features.logmel.shape[1:])
+        size = options.train_input or default_train_input(features.size)
         trained = network(dataset, features, options.network, options.epochs, size, options.device)
 
     report = {

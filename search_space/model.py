@@ -38,10 +38,10 @@ class Dssdn(nn.Module):
             norm=nn.BatchNorm2d(stem),
             relu=nn.ReLU(inplace=True),
         )
-        inputs = (stem, *(block.out_channels for block in architecture.blocks))
+        inputs = (stem, *(block.out_channels for block in architecture.blocks[:-1]))
         self.blocks = nn.ModuleList(
             DistillationBlock(c_in, block, architecture.heavy)
-            for c_in, block in zip(inputs, architecture.blocks, strict=False)
+            for c_in, block in zip(inputs, architecture.blocks, strict=True)
         )
         taps = sum(block.out_channels for block in architecture.taps)
         self.head = named(

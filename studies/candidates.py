@@ -16,7 +16,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import Trial, TrialState
 
 from search_space.architecture import Architecture
-from search_space.complexity import count
+from search_space.complexity import Cost, count
 from search_space.errors import unknown
 from search_space.space import Space
 from studies.records import encode, ordered
@@ -90,7 +90,7 @@ class Candidates:
                 trial.set_user_attr(key, value)
             for key, cap in self.caps.items():
                 trial.set_constraint(key, getattr(cost, key) / cap - 1)
-            if not self._within_caps(architecture):
+            if not self._within_caps(cost):
                 self.end(trial, "over_cap", TrialState.PRUNED)
                 misses += 1
             elif text in self.seen:
@@ -127,10 +127,13 @@ class Candidates:
 
     def _unseen(self, networks: Iterator[Architecture]) -> Iterator[Architecture]:
         """Those that are neither trained nor over a cap."""
-        return (network for network in networks if str(network) not in self.seen and self._within_caps(network))
+        return (
+            network
+            for network in networks
+            if str(network) not in self.seen and self._within_caps(count(network, self.input, self.n_classes))
+        )
 
-    def _within_caps(self, architecture: Architecture) -> bool:
-        cost = count(architecture, self.input, self.n_classes)
+    def _within_caps(self, cost: Cost) -> bool:
         return all(getattr(cost, key) <= cap for key, cap in self.caps.items())
 
 

@@ -18,7 +18,6 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-import filelock
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
@@ -37,7 +36,7 @@ from trainers.datasets import Dataset
 from trainers.features import Features
 from trainers.inputs import data_record
 from trainers.loop import Diverged, Stopped
-from trainers.runs import available_cores, check_seed, provenance, study_folder, trial_folder
+from trainers.runs import available_cores, check_seed, held, provenance, study_folder, trial_folder
 from trainers.workers import (
     WorkerTask,
     default_workers,
@@ -111,7 +110,7 @@ class Search:
         self.options = options
         self.space = get_space(options.space)
         self.n_classes = len(dataset.classes)
-        self.input = (int(features.logmel.shape[1]), int(features.logmel.shape[2]))
+        self.input = features.size
         self.train_input = default_train_input(self.input) if options.train_input is None else options.train_input
         self.budget = default_budget(self.n_classes) if options.budget is None else options.budget
         self.recipe = get_recipe("short")
@@ -135,14 +134,8 @@ class Search:
         """The study, locked for this process, with its presets queued and what a killed process left behind queued again."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.path / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise UserError(
-                f"study {self.name!r} is being run by another process; wait for it, end it, or name another with --study"
-            ) from error
-        with lock:
+        busy = f"study {self.name!r} is being run by another process; wait for it, end it, or name another with --study"
+        with held(self.path / "lock", busy):
             mend_journal(self.path)
             self._study = optuna.create_study(
                 study_name=self.name,
@@ -382,11 +375,7 @@ class Search:
     def _check_options(self) -> None:
         if self.budget < self.recipe.batch_size:
             raise UserError(f"--budget is at least one batch of {self.recipe.batch_size} clips, not {self.budget}")
-        if not all(1 <= size <= most for size, most in zip(self.train_input, self.input, strict=True)):
-            raise UserError(
-                f"--train-input is at most the full input, {self.input[0]}x{self.input[1]} here, "
-                f"not {self.train_input[0]}x{self.train_input[1]}"
-            )
+        check_train_input(self.train_input, self.input)
 
     def _check_caps(self) -> None:
         """At least one network of the space must meet the caps."""
@@ -400,6 +389,12 @@ class Search:
         raise UserError(
             f"no network of the space meets {caps} at {self.input[0]}x{self.input[1]}: the least are {least}; raise the caps"
         )
+
+
+def check_train_input(size: tuple[int, int], full: tuple[int, int]) -> None:
+    """Raises `UserError` for a training input (frames, mels) that is larger than the full one."""
+    if not all(1 <= length <= most for length, most in zip(size, full, strict=True)):
+        raise UserError(f"--train-input is at most the full input, {full[0]}x{full[1]} here, not {size[0]}x{size[1]}")
 
 
 def _described(data: dict[str, Any]) -> str:

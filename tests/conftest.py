@@ -40,6 +40,12 @@ def write_esc_folder(root: Path, clips_per_fold: int = 3, seconds: float = 1.0) 
     return root
 
 
+def tiny_arguments(folder: Path, runs: Path) -> list[str]:
+    """The search command's arguments for the tiny study."""
+    arguments = ["--data", str(folder), "--runs", str(runs), "--study", "tiny", "--trials", "4", "--workers", "1"]
+    return [*arguments, "--budget", "96", "--train-input", "16x16"]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests never touch the user's cache, nor follow the user's environment."""
@@ -64,19 +70,7 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
 def tiny_study(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """(runs, name) of a finished study of four networks, made by the command; not to be changed."""
     runs = tmp_path_factory.mktemp("tiny-study") / "runs"
-    arguments = [
-        "--data",
-        str(tiny_folder),
-        "--runs",
-        str(runs),
-        "--study",
-        "tiny",
-        "--trials",
-        "4",
-        "--workers",
-        "1",
-    ]
-    assert studies_run.main([*arguments, "--budget", "96", "--train-input", "16x16"]) == 0
+    assert studies_run.main(tiny_arguments(tiny_folder, runs)) == 0
     return runs, "tiny"
 
 

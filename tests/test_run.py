@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import tiny_arguments
 
 from search_space.errors import UserError
 from studies import open_study
@@ -18,24 +19,8 @@ from studies.analysis import hypervolume_of
 from studies.run import count_of, main
 
 
-def _arguments(folder: Path, runs: Path) -> list[str]:
-    arguments = [
-        "--data",
-        str(folder),
-        "--runs",
-        str(runs),
-        "--study",
-        "tiny",
-        "--trials",
-        "4",
-        "--workers",
-        "1",
-    ]
-    return [*arguments, "--budget", "96", "--train-input", "16x16"]
-
-
 def test_json_is_one_document(own_study: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*_arguments(tiny_folder, own_study), "--json"]) == 0
+    assert main([*tiny_arguments(tiny_folder, own_study), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     study = open_study("tiny", own_study)
     assert report["study"] == "tiny"
@@ -120,7 +105,7 @@ def test_bad_data_ends_the_command_before_any_training(
 ) -> None:
     folder = make_folder()
     spoil(folder)
-    command = [sys.executable, "-m", "studies.run", *_arguments(folder, tmp_path / "runs")]
+    command = [sys.executable, "-m", "studies.run", *tiny_arguments(folder, tmp_path / "runs")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
@@ -133,13 +118,13 @@ def test_bad_data_ends_the_command_before_any_training(
 )
 def test_unknown_values_are_refused(option: list[str], tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=option[0].lstrip("-")):
-        main([*_arguments(tiny_folder, tmp_path / "runs"), *option])
+        main([*tiny_arguments(tiny_folder, tmp_path / "runs"), *option])
     assert not list(tmp_path.glob("runs/*/trials"))
 
 
 def test_a_place_that_can_not_be_written_is_named_without_a_traceback(tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    command = [sys.executable, "-m", "studies.run", *_arguments(tiny_folder, tmp_path / "file")]
+    command = [sys.executable, "-m", "studies.run", *tiny_arguments(tiny_folder, tmp_path / "file")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -190,6 +190,11 @@ class Features:
     path: Path
     notices: tuple[str, ...]
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Frames x mels of one clip."""
+        return int(self.logmel.shape[1]), int(self.logmel.shape[2])
+
 
 def prepare(
     dataset: Dataset,

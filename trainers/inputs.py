@@ -67,7 +67,7 @@ def load_inputs(
     `train_clips` keeps a fixed, stratified subset of train (`stratified_subset`). Only the splits named are read: a search that does not
     name 'test' can not look at it. Raises `UserError` for a size that is larger than the log-mel's.
     """
-    full = (int(features.logmel.shape[1]), int(features.logmel.shape[2]))
+    full = features.size
     size = size or full
     if not (1 <= size[0] <= full[0] and 1 <= size[1] <= full[1]):
         raise UserError(

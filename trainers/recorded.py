@@ -75,7 +75,6 @@ def train_recorded(
         on_epoch(epoch.row, eta_s)
 
     validate = "every" if keep_checkpoints else "last"
-    position = {"epoch": len(rows), "epochs": epochs}
     try:
         model = train(
             *(architecture, inputs, recipe, clips, seed, device),
@@ -89,10 +88,10 @@ def train_recorded(
         run.write_predictions("val", said)
     except BaseException as error:
         failed = isinstance(error, Exception) and not isinstance(error, Stopped)
-        position["epoch"] = len(rows)
         run.write_status(
             "failed" if failed else "interrupted",
-            **position,
+            epoch=len(rows),
+            epochs=epochs,
             error=f"{type(error).__name__}: {error}" if failed else None,
         )
         raise

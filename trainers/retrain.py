@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import filelock
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +29,7 @@ from trainers.inputs import data_record, load_inputs
 from trainers.loop import Stopped, predictions, resolve_device
 from trainers.metrics import scores
 from trainers.recorded import train_recorded
-from trainers.runs import Run, check_seed, provenance, retrain_folder, trial_folder
+from trainers.runs import Run, check_seed, held, provenance, retrain_folder, trial_folder
 
 _TABLE_ROWS = 20
 
@@ -62,12 +61,8 @@ def retrain(
     chosen, target = get_recipe(recipe), resolve_device(device)
     run = Run(retrain_folder(runs, study, trial, recipe, epochs, seed))
     run.path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(run.path.parent / f".{run.path.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise UserError(f"{run.path} is being trained by another process; wait for it or end it") from error
-    with lock:
+    busy = f"{run.path} is being trained by another process; wait for it or end it"
+    with held(run.path.parent / f".{run.path.name}.lock", busy):
         if _finished(run, candidate, resume):
             console.print(f"{run.path} has finished already; these are its scores")
             return run

@@ -25,12 +25,14 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import filelock
 import numpy as np
 import psutil
 
@@ -194,6 +196,20 @@ def trial_folder(runs: Path | str, study: str, trial: int) -> Path:
 def retrain_folder(runs: Path | str, study: str, trial: int, recipe: str, epochs: int, seed: int) -> Path:
     """`runs/<study>/retrain/00017-<recipe>-e60-s0`: a full retraining's folder."""
     return study_folder(runs, study) / "retrain" / f"{trial:05d}-{recipe}-e{epochs}-s{seed}"
+
+
+@contextmanager
+def held(lock: Path, busy: str) -> Iterator[None]:
+    """The lock file, held by this process alone until the block ends. Raises `UserError` with `busy` when another one holds it."""
+    file = filelock.FileLock(lock)
+    try:
+        file.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise UserError(busy) from error
+    try:
+        yield
+    finally:
+        file.release()
 
 
 def available_cores() -> int:
