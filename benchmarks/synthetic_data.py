@@ -38,7 +38,7 @@ def linear_probe(dataset: Dataset, features: Features) -> dict[str, float]:
 
     The weight decay is the best of three on val, so that the comparison is generous to it.
     """
-    mean_nF = np.stack([row.mean(axis=0, dtype=np.float32) for row in features.logmel])
+    mean_nF = np.stack([features.read([i])[0].mean(axis=0, dtype=np.float32) for i in range(len(dataset.clips))])
     train_rows = dataset.splits.train
     mean_nF = (mean_nF - mean_nF[train_rows].mean(axis=0)) / mean_nF[train_rows].std(axis=0).clip(1e-6)
     found = [_logistic_regression(mean_nF, dataset, weight_decay) for weight_decay in (1e-3, 1e-2, 1e-1)]

@@ -25,8 +25,8 @@ from studies.candidates import SAMPLERS
 from studies.charts import duration, front_figure, write_html
 from studies.records import StudyRecords
 from studies.search import Search, SearchOptions, Told
-from trainers.datasets import DEFAULT_FOLD, open_dataset
-from trainers.features import prepare
+from trainers.datasets import DEFAULT_FOLD
+from trainers.opening import open_data
 
 _FRONT_ROWS = 30
 _COUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)([kKmMgG]?)")
@@ -47,13 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
     chosen = SearchOptions(**options)
     began = time.monotonic()
-    dataset = open_dataset(source, subset=subset, fold=fold)
-    with _progress(console) as progress:
-        bar = progress.add_task("log-mels", total=None)
-        features = prepare(dataset, progress=lambda done, total: progress.update(bar, completed=done, total=total))
-        progress.update(bar, visible=False)
-    for notice in (*dataset.notices, *features.notices):
-        console.print(notice)
+    dataset, features = open_data(console, source, subset, fold)
     search = Search(chosen, dataset, features)
     with search.opened() as records:
         _introduce(console, search)
@@ -90,9 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--data",
         metavar="FOLDER",
-        help="a folder in ESC-50's layout, or 'synthetic' (default: $DSSDN_DATA, else synthetic)",
+        help="a folder (TAU, ESC-50, one per class), a csv, or 'synthetic' (default: $DSSDN_DATA, else synthetic)",
     )
-    add("--subset", help="a named part of the data (esc10) or a csv with a column 'filename'")
+    add(
+        "--subset",
+        help="a named part of the data (esc10; split5 to split50 of TAU 2022) or a csv with a column 'filename'",
+    )
     add("--fold", type=int, default=DEFAULT_FOLD, help="the test fold; the one before it is val (default: 5)")
     add("--study", metavar="NAME", help="the study's name (default: the data's name)")
     add("--runs", type=Path, default=defaults.runs, metavar="DIR", help="where studies lie (default: runs)")
@@ -187,9 +184,17 @@ def _introduce(console: Console, search: Search) -> None:
         f"{search.n_classes} classes"
     )
     console.print(
-        f"{search.space.size:,} networks in space {search.space.name}; each sees {search.budget:,} clips at "
+        f"{search.space.size:,} networks in space {search.space.name}; each sees {search.budget:,} clips{_share(search)} at "
         f"{search.train_input[0]}x{search.train_input[1]}; params and MACs count at {search.input[0]}x{search.input[1]} frames x mels"
     )
+
+
+def _share(search: Search) -> str:
+    """How the budget compares with the training clips."""
+    n_train = search.data["counts"]["train"]
+    if search.budget < n_train:
+        return f" (a fixed, stratified part of the {n_train:,} in train)"
+    return f" ({search.budget / n_train:.3g} times the {n_train:,} in train)"
 
 
 def _run(console: Console, search: Search, records: StudyRecords) -> str | None:

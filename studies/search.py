@@ -119,7 +119,7 @@ class Search:
         self.devices = shared_devices(options.device)
         self.workers = default_workers(self.devices) if options.workers is None else options.workers
         self.threads = max(1, available_cores() // self.workers)
-        self._spec = dataset.spec
+        self._dataset = dataset
         self.data = data_record(dataset, features)
         caps = {"params": options.max_params, "macs": options.max_macs}
         self._caps = {key: cap for key, cap in caps.items() if cap is not None}
@@ -354,7 +354,7 @@ class Search:
     # ---- workers
 
     def _pool(self) -> tuple[ProcessPoolExecutor, Event]:
-        task = WorkerTask(self._spec, self.data["digest"], self.train_input, self.recipe, self.budget, self.threads)
+        task = WorkerTask(self._dataset, self.data["digest"], self.train_input, self.recipe, self.budget, self.threads)
         return worker_pool(task, self.workers, self.devices)
 
     def _estimate(self, pool: ProcessPoolExecutor) -> float:

@@ -40,6 +40,56 @@ def write_esc_folder(root: Path, clips_per_fold: int = 3, seconds: float = 1.0) 
     return root
 
 
+TAU_SCENES = ("airport", "bus", "park")
+
+
+def write_tau_folder(root: Path, audio: bool = True, seconds: float = 1.0, parts: bool = False) -> Path:
+    """A folder in TAU 2020 Mobile's layout (2022's with `parts`), with its traps: rows of neither fold at places of the test fold and of
+    recorders that only test may hear. Three scenes that a small network tells apart, 8 places a scene to learn at, 3 to test at."""
+    rng = np.random.default_rng(0)
+    (root / "evaluation_setup").mkdir(parents=True)
+    train, test, unused = [], [], []
+    segment = 0
+    for number, scene in enumerate(TAU_SCENES):
+        for place in range(11):
+            city = ("lyon", "paris")[place % 2]
+            location = 100 * number + place
+            for _ in range(2):
+                for recorder in ("a", "b", "s1", "s4"):
+                    middle = "-0" if parts else ""
+                    name = f"{scene}-{city}-{location}-{segment}{middle}-{recorder}.wav"
+                    row = (f"audio/{name}", scene, f"{city}-{location}", recorder)
+                    if place < 8:
+                        (unused if recorder == "s4" else train).append(row)
+                    else:
+                        test.append(row)
+                segment += 1
+            if place >= 8:
+                name = f"{scene}-{city}-{location}-{segment}{'-0' if parts else ''}-a.wav"
+                unused.append((f"audio/{name}", scene, f"{city}-{location}", "a"))
+                segment += 1
+    end = "\r\n" if parts else "\n"
+
+    def write(path: Path, header: str, rows: list[tuple[str, ...]]) -> None:
+        path.write_text(end.join([header, *("\t".join(row) for row in rows)]) + end, newline="")
+
+    everything = [*train, *test, *unused]
+    write(root / "meta.csv", "filename\tscene_label\tidentifier\tsource_label", everything)
+    setup = root / "evaluation_setup"
+    write(setup / "fold1_train.csv", "filename\tscene_label", [row[:2] for row in train])
+    write(setup / "fold1_evaluate.csv", "filename\tscene_label", [row[:2] for row in test])
+    write(setup / "fold1_test.csv", "filename", [row[:1] for row in test])
+    if audio:
+        (root / "audio").mkdir()
+        for filename, scene, *_ in everything:
+            time_N = np.arange(int(SAMPLE_RATE * seconds)) / SAMPLE_RATE
+            tone = {"airport": 300, "bus": 3000, "park": 0}[scene] * rng.uniform(0.8, 1.2)
+            wave_N = 0.1 * np.sin(2 * np.pi * tone * time_N)
+            wave_N += (0.1 if scene == "park" else 0.01) * rng.standard_normal(len(time_N))
+            soundfile.write(root / filename, wave_N, SAMPLE_RATE, subtype="PCM_24")
+    return root
+
+
 def tiny_arguments(folder: Path, runs: Path) -> list[str]:
     """The search command's arguments for the tiny study."""
     arguments = ["--data", str(folder), "--runs", str(runs), "--study", "tiny", "--trials", "4", "--workers", "1"]
@@ -64,6 +114,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_folder(tmp_path: Path) -> Callable[..., Path]:
     """Makes a tiny data set that a test may spoil."""
     return lambda **options: write_esc_folder(tmp_path / "esc", **options)
+
+
+@pytest.fixture
+def make_tau(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a tiny folder in TAU's layout that a test may spoil."""
+    return lambda **options: write_tau_folder(tmp_path / "tau", **options)
 
 
 @pytest.fixture(scope="session")

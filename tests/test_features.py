@@ -1,4 +1,5 @@
-"""Log-mel spectrograms: equal to torchaudio's, framed as published, and a cache that is never stale and never half there."""
+"""Log-mel spectrograms: equal to torchaudio's, framed as published, in a store that is never stale, loses nothing that is whole and
+computes nothing twice."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,10 +20,26 @@ import soundfile
 import torch
 
 from search_space.errors import UserError
+from trainers.audio import read_sound
 from trainers.datasets import open_dataset
-from trainers.features import Features, FrontEnd, empty_mels, front_end_for, logmel, prepare, torchaudio
+from trainers.features import (
+    FRONT_ENDS,
+    ONE_SECOND,
+    PAPER,
+    Features,
+    FrontEnd,
+    describe,
+    disk_need,
+    empty_mels,
+    fitted_logmel,
+    front_end_for,
+    logmel,
+    prepare,
+    torchaudio,
+)
 
 RATE = 16_000
+REAL = Path(__file__).parents[2] / "shared" / "data" / "tau2020-micro" / "audio"
 # Few mel bins: the tests that are about the cache need no more.
 SMALL = replace(front_end_for(RATE, 1.0), n_mels=16)
 
@@ -43,9 +61,23 @@ class TestFrontEnd:
         assert front_end.frames(duration_s) == frames
         assert logmel(torch.zeros(front_end.samples(duration_s)), front_end).shape == (frames, 256)
 
-    def test_paper(self) -> None:
-        assert front_end_for(44_100, 10) == FrontEnd()
-        assert (FrontEnd().n_fft, FrontEnd().hop_length, FrontEnd().n_mels) == (2048, 1024, 256)
+    def test_published_ones(self) -> None:
+        assert front_end_for(44_100, 10) == PAPER == FrontEnd()
+        assert (PAPER.n_fft, PAPER.hop_length, PAPER.n_mels) == (2048, 1024, 256)
+        assert front_end_for(44_100, 1) == ONE_SECOND
+        assert (ONE_SECOND.n_fft, ONE_SECOND.hop_length, ONE_SECOND.n_mels) == (4096, 1024, 256)
+
+    def test_names(self) -> None:
+        assert {name: front_end.name for name, front_end in FRONT_ENDS.items()} == {name: name for name in FRONT_ENDS}
+        assert front_end_for(16_000, 5).name == "paper"
+        assert front_end_for(22_050, 1).name == "one-second"
+        assert FrontEnd(n_mels=64).name == "custom"
+
+    def test_description(self) -> None:
+        assert describe(ONE_SECOND, 1) == (
+            "log-mels 44x256 (frames x mels; front end one-second: 44,100 Hz, FFT 4096, hop 1024)"
+        )
+        assert describe(PAPER, 10).startswith("log-mels 431x256 (frames x mels; front end paper: ")
 
     @pytest.mark.parametrize("sample_rate", [4_000, 8_000, 11_025, 16_000, 22_050, 32_000, 44_100])
     @pytest.mark.parametrize("duration_s", [1, 5])
@@ -80,7 +112,27 @@ class TestLogmel:
             n_mels=256,
             mel_scale=mel_scale,
         )(waveform_N)
-        torch.testing.assert_close(logmel(waveform_N, front_end), (mel_FT.T + 1e-5).log(), rtol=0, atol=0)
+        torch.testing.assert_close(logmel(waveform_N, front_end), (mel_FT.T + 1e-5).log(), rtol=0, atol=1e-5)
+
+    def test_equals_torchaudio_where_it_is_quiet(self) -> None:
+        time_N = torch.arange(44_100) / 44_100
+        waveform_N = 1e-3 * torch.sin(2 * torch.pi * 1000 * time_N)
+        options = {"sample_rate": 44_100, "n_fft": 2048, "hop_length": 1024, "n_mels": 256, "mel_scale": "slaney"}
+        expected = (torchaudio.transforms.MelSpectrogram(**options)(waveform_N).T + 1e-5).log()
+        torch.testing.assert_close(logmel(waveform_N, PAPER), expected, rtol=0, atol=1e-4)
+
+    @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real recordings in {REAL}")
+    def test_equals_torchaudio_on_real_recordings(self) -> None:
+        options = {"sample_rate": 44_100, "n_fft": 2048, "hop_length": 1024, "n_mels": 256, "mel_scale": "slaney"}
+        mel = torchaudio.transforms.MelSpectrogram(**options)
+        paths = sorted(REAL.glob("*.wav"))
+        assert len(paths) == 19
+        for path in paths:
+            sound = read_sound(path, path.name)
+            found = fitted_logmel(sound.waveform_N, sound.sample_rate, PAPER, 10.0)
+            assert found.shape == (431, 256)
+            expected = (mel(torch.from_numpy(sound.waveform_N)).T + 1e-5).log()
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
     def test_a_tone_stands_in_the_bin_of_its_frequency(self) -> None:
         time_N = torch.arange(44_100) / 44_100
@@ -98,15 +150,38 @@ class TestLogmel:
         assert torch.allclose(logmel(torch.zeros(44_100), FrontEnd()), torch.tensor(1e-5).log())
 
 
-def prepared(folder: Path, **options: int) -> tuple[Features, int]:
+def prepared(folder: Path, **options: object) -> tuple[Features, int]:
     """The folder's features, and how many clips were computed for them."""
     computed: list[int] = []
-    features = prepare(open_dataset(str(folder), **options), SMALL, progress=lambda done, total: computed.append(done))
+    dataset = open_dataset(str(folder), **options)  # type: ignore[arg-type]
+    features = prepare(dataset, SMALL, progress=lambda done, total: computed.append(done))
     return features, len(computed)
 
 
-def nothing_half_done() -> bool:
-    return not list((Path(os.environ["DSSDN_CACHE"]) / "features").glob("*.partial"))
+def everything(features: Features) -> np.ndarray:
+    """The log-mels of all clips, where all are in a split."""
+    return features.read(np.arange(len(features.rows_N)))
+
+
+def run_apart(code: str, folder: Path) -> subprocess.Popen[str]:
+    """Python in a process of its own, with `prepare`, the dataset, the small front end, and rows written one by one."""
+    start = (
+        "import os, resource, signal, sys; from dataclasses import replace\n"
+        "from search_space.errors import UserError\n"
+        "from trainers import features; from trainers.features import front_end_for, prepare\n"
+        "from trainers.datasets import open_dataset\n"
+        "features.BLOCK_BYTES = 1; dataset = open_dataset(sys.argv[1])\n"
+        "small = replace(front_end_for(dataset.sample_rate, 1.0), n_mels=16)\n"
+    )
+    command = [sys.executable, "-c", start + code, str(folder)]
+    return subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True)
+
+
+def spoil(folder: Path, row: int) -> Path:
+    """Put a file that can be opened and not used in the place of a clip's; its path comes back."""
+    path = folder / "audio" / open_dataset(str(folder)).clips[row].filename
+    soundfile.write(path, np.full(RATE, np.nan), RATE, subtype="FLOAT")
+    return path
 
 
 @pytest.fixture
@@ -119,16 +194,17 @@ class TestRows:
     def test_rows_are_the_clips_in_order(self, tiny_folder: Path) -> None:
         dataset = open_dataset(str(tiny_folder))
         features, _ = prepared(tiny_folder)
-        assert features.logmel.shape == (45, SMALL.frames(1.0), 16)
-        assert features.logmel.dtype == np.float16
-        for row, clip in zip(features.logmel, dataset.clips, strict=True):
+        assert features.size == (SMALL.frames(1.0), 16)
+        assert everything(features).shape == (45, *features.size)
+        assert everything(features).dtype == np.float16
+        for row, clip in zip(everything(features), dataset.clips, strict=True):
             expected = logmel(dataset.load(clip)[0], SMALL).numpy()
             np.testing.assert_array_equal(row, expected.astype(np.float16))
 
     def test_default_front_end_is_the_datasets_own(self, tiny_folder: Path) -> None:
         features = prepare(open_dataset(str(tiny_folder)))
         assert features.front_end == front_end_for(RATE, 1.0)
-        assert features.logmel.shape == (45, 44, 256)
+        assert features.size == (44, 256)
 
     def test_short_clips_end_in_silence_and_long_ones_are_cut(self, make_folder: Callable[..., Path]) -> None:
         folder = make_folder()
@@ -137,8 +213,9 @@ class TestRows:
         soundfile.write(folder / "audio" / first.filename, noise[: RATE // 2], RATE)
         soundfile.write(folder / "audio" / second.filename, noise, RATE)
         features, _ = prepared(folder)
-        assert features.logmel[0, -5:].max() < np.log(1.1e-5)
-        np.testing.assert_array_equal(features.logmel[0, :15], features.logmel[1, :15])
+        short, long = features.read([0, 1])
+        assert short[-5:].max() < np.log(1.1e-5)
+        np.testing.assert_array_equal(short[:15], long[:15])
 
     def test_faster_files_are_resampled(self, make_folder: Callable[..., Path]) -> None:
         folder = make_folder()
@@ -147,13 +224,13 @@ class TestRows:
             samples = 0.1 * np.sin(2 * np.pi * 1000 * np.arange(rate) / rate)
             soundfile.write(folder / "audio" / clip.filename, samples, rate)
         features, _ = prepared(folder)
-        same, resampled = features.logmel[:2, 4:-4].astype(np.float32).max(axis=2)  # without the ends
+        same, resampled = features.read([0, 1])[:, 4:-4].astype(np.float32).max(axis=2)  # without the ends
         np.testing.assert_allclose(resampled, same, atol=0.05)
 
     def test_statistics_are_of_train_alone(self, make_folder: Callable[..., Path]) -> None:
         folder = make_folder()
         before, _ = prepared(folder)
-        train = before.logmel[open_dataset(str(folder)).splits.train].astype(np.float64)
+        train = before.read(open_dataset(str(folder)).splits.train).astype(np.float64)
         np.testing.assert_allclose(before.mean_F, train.mean((0, 1)), atol=1e-4)
         np.testing.assert_allclose(before.std_F, train.std((0, 1)), atol=1e-4)
         for clip in open_dataset(str(folder)).clips:
@@ -173,14 +250,22 @@ class TestRows:
         assert prepared(tiny_folder)[0].notices == ()
 
 
-class TestCache:
+def record_bytes() -> int:
+    """Of the journal with SMALL: key, digest, two moments of every mel bin in float32, CRC."""
+    return 16 + 32 + 2 * 4 * SMALL.n_mels + 4
+
+
+ROW_BYTES = SMALL.frames(1.0) * SMALL.n_mels * 2
+
+
+class TestStore:
     def test_second_time_computes_nothing(self, tiny_folder: Path, own_cache: Path) -> None:
         first, computed = prepared(tiny_folder)
         assert computed == 45
         again, computed = prepared(tiny_folder)
         assert computed == 0
         assert again.digest == first.digest
-        np.testing.assert_array_equal(again.logmel, first.logmel)
+        np.testing.assert_array_equal(everything(again), everything(first))
 
     def test_another_fold_computes_nothing(self, tiny_folder: Path, own_cache: Path) -> None:
         fold_5, _ = prepared(tiny_folder)
@@ -188,44 +273,93 @@ class TestCache:
         assert computed == 0
         assert not np.array_equal(fold_2.mean_F, fold_5.mean_F)
 
-    def test_number_of_workers_changes_nothing(self, tiny_folder: Path, own_cache: Path) -> None:
-        one = prepare(open_dataset(str(tiny_folder)), SMALL, workers=1).logmel.copy()
-        shutil.rmtree(own_cache)
-        np.testing.assert_array_equal(prepare(open_dataset(str(tiny_folder)), SMALL, workers=4).logmel, one)
+    def test_subset_computes_nothing_and_the_whole_only_the_rest(
+        self, tiny_folder: Path, own_cache: Path, tmp_path: Path
+    ) -> None:
+        clips = open_dataset(str(tiny_folder)).clips
+        subset = tmp_path / "subset.csv"
+        subset.write_text("\n".join(["filename", *(clip.filename for clip in clips[1::3])]))
+        part, computed = prepared(tiny_folder, subset=str(subset))
+        assert computed == 15
+        whole, computed = prepared(tiny_folder)
+        assert computed == 30
+        in_part = np.flatnonzero(part.rows_N >= 0)
+        np.testing.assert_array_equal(part.read(in_part), whole.read(np.arange(45)[1::3]))
+        again, computed = prepared(tiny_folder, subset=str(subset))
+        assert computed == 0
+        np.testing.assert_array_equal(again.mean_F, part.mean_F)
+        assert again.digest == part.digest
 
-    def test_changed_file_is_noticed(self, make_folder: Callable[..., Path], own_cache: Path) -> None:
+    def test_clips_in_no_split_are_not_computed(self, make_tau: Callable[..., Path], own_cache: Path) -> None:
+        folder = make_tau()
+        dataset = open_dataset(str(folder))
+        unused = np.array([clip.split == "unused" for clip in dataset.clips])
+        features, computed = prepared(folder)
+        assert computed == (~unused).sum() < len(unused)
+        assert ((features.rows_N == -1) == unused).all()
+        with pytest.raises(ValueError, match="in no split has no log-mel"):
+            features.read([0, int(np.flatnonzero(unused)[0])])
+
+    def test_number_of_workers_changes_nothing(self, tiny_folder: Path, own_cache: Path) -> None:
+        dataset = open_dataset(str(tiny_folder))
+        one = everything(prepare(dataset, SMALL, workers=1))
+        shutil.rmtree(own_cache)
+        np.testing.assert_array_equal(everything(prepare(dataset, SMALL, workers=4)), one)
+
+    def test_changed_file_alone_is_computed_again(self, make_folder: Callable[..., Path], own_cache: Path) -> None:
         folder = make_folder()
         before, _ = prepared(folder)
+        rows = everything(before)
         clip = open_dataset(str(folder)).clips[4]
         soundfile.write(folder / "audio" / clip.filename, np.zeros(RATE), RATE)
         after, computed = prepared(folder)
-        assert computed == 45
+        assert computed == 1
         assert after.digest != before.digest
-        assert (after.logmel[4] < np.log(1.1e-5)).all()
+        assert (after.read([4]) < np.log(1.1e-5)).all()
+        others = np.delete(np.arange(45), 4)
+        np.testing.assert_array_equal(after.read(others), rows[others])
+        np.testing.assert_array_equal(everything(before), rows)  # who has the store open is not disturbed
 
-    @pytest.mark.parametrize("name", ["logmel.npy", "moments.npy", "manifest.json"])
-    @pytest.mark.parametrize("damage", ["gone", "cut", "empty"])
-    def test_damaged_cache_is_made_again(self, tiny_folder: Path, own_cache: Path, name: str, damage: str) -> None:
-        before, _ = prepared(tiny_folder)
-        expected = before.logmel.copy()
-        path = before.path / name
-        content = path.read_bytes()
-        path.unlink()
-        if damage != "gone":
-            path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
-        after, computed = prepared(tiny_folder)
-        assert computed == 45
-        np.testing.assert_array_equal(after.logmel, expected)
+    def test_file_that_changes_while_others_are_read_is_noticed(
+        self, make_folder: Callable[..., Path], own_cache: Path
+    ) -> None:
+        folder = make_folder()
+        dataset = open_dataset(str(folder))
 
-    def test_leftovers_of_a_killed_process_are_removed(self, tiny_folder: Path, own_cache: Path) -> None:
-        key = prepared(tiny_folder)[0].path
-        leftover = key.with_name(f"{key.name}.abc.partial")
-        leftover.mkdir()
-        (key / "manifest.json").unlink()
-        prepared(tiny_folder)
-        assert not leftover.exists()
+        def change(done: int, total: int) -> None:
+            if done == 20:
+                soundfile.write(folder / "audio" / dataset.clips[2].filename, np.zeros(RATE), RATE)
 
-    def test_interruption_leaves_nothing(self, tiny_folder: Path, own_cache: Path) -> None:
+        with pytest.raises(UserError, match="changed while they were read: run again"):
+            prepare(dataset, SMALL, progress=change)
+        features, computed = prepared(folder)
+        assert computed == 1
+        assert (features.read([2]) < np.log(1.1e-5)).all()
+
+    def test_second_place_has_its_own(self, tiny_folder: Path, own_cache: Path, tmp_path: Path) -> None:
+        copy = shutil.copytree(tiny_folder, tmp_path / "copy")
+        assert prepared(tiny_folder)[0].path != prepared(copy)[0].path
+
+    def test_description_for_people(self, tiny_folder: Path) -> None:
+        about = json.loads((prepared(tiny_folder)[0].path / "store.json").read_text())
+        assert about["source"] == os.path.realpath(tiny_folder / "audio")
+        assert about["front_end"]["n_mels"] == 16
+        assert about["size"] == [44, 16]
+
+
+class TestInterruptions:
+    def test_killed_extraction_goes_on_where_it_stopped(self, tiny_folder: Path, own_cache: Path) -> None:
+        code = (
+            "prepare(dataset, small, progress=lambda done, total: done == 20 and os.kill(os.getpid(), signal.SIGKILL))"
+        )
+        assert run_apart(code, tiny_folder).wait(timeout=120) == -signal.SIGKILL
+        features, computed = prepared(tiny_folder)
+        assert computed == 25
+        kept = everything(features)
+        shutil.rmtree(own_cache)
+        np.testing.assert_array_equal(everything(prepared(tiny_folder)[0]), kept)
+
+    def test_interruption_keeps_what_is_computed(self, tiny_folder: Path, own_cache: Path) -> None:
         def interrupt(done: int, total: int) -> None:
             if done == 20:
                 raise KeyboardInterrupt
@@ -233,56 +367,118 @@ class TestCache:
         n_threads = torch.get_num_threads()
         with pytest.raises(KeyboardInterrupt):
             prepare(open_dataset(str(tiny_folder)), SMALL, progress=interrupt)
-        assert nothing_half_done()
         assert torch.get_num_threads() == n_threads
-        assert prepared(tiny_folder)[1] == 45
+        assert prepared(tiny_folder)[1] == 25
+
+    @pytest.mark.parametrize("name", ["logmel.f16", "journal"])
+    @pytest.mark.parametrize("tail", [b"x", bytes(500), bytes(5000)])
+    def test_torn_end_is_cut_off(
+        self, make_folder: Callable[..., Path], own_cache: Path, name: str, tail: bytes
+    ) -> None:
+        folder = make_folder()
+        path = spoil(folder, 44)
+        with pytest.raises(UserError, match="1 of 45"):
+            prepared(folder)
+        (store,) = (entry for entry in own_cache.iterdir() if entry.is_dir())
+        with (store / name).open("ab") as file:
+            file.write(tail)
+        soundfile.write(path, np.zeros(RATE), RATE)
+        features, computed = prepared(folder)
+        assert computed == 1
+        assert (features.read([44]) < np.log(1.1e-5)).all()
+        assert (store / "logmel.f16").stat().st_size == 45 * ROW_BYTES
+        assert (store / "journal").stat().st_size == 45 * record_bytes()
+
+    @pytest.mark.parametrize("name", ["logmel.f16", "journal"])
+    @pytest.mark.parametrize(("damage", "lost"), [("gone", 45), ("empty", 45), ("cut", 23)])
+    def test_damaged_store_mends_itself(
+        self, tiny_folder: Path, own_cache: Path, name: str, damage: str, lost: int
+    ) -> None:
+        before, _ = prepared(tiny_folder)
+        expected, path = everything(before), before.path / name
+        content = path.read_bytes()
+        path.unlink()
+        if damage != "gone":
+            path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+        after, computed = prepared(tiny_folder)
+        assert computed == lost
+        np.testing.assert_array_equal(everything(after), expected)
+
+    @pytest.mark.parametrize("first_lost", [0, 16, 100])
+    def test_record_that_never_reached_the_disk_counts_for_nothing(
+        self, tiny_folder: Path, own_cache: Path, first_lost: int
+    ) -> None:
+        before, _ = prepared(tiny_folder)
+        expected = everything(before)
+        with (before.path / "journal").open("r+b") as file:
+            lost = record_bytes() - first_lost
+            file.seek(-lost, os.SEEK_END)
+            file.write(bytes(lost))  # what a file system may leave after a power cut
+        after, computed = prepared(tiny_folder)
+        assert computed == 1
+        np.testing.assert_array_equal(everything(after), expected)
 
     def test_two_processes_share_the_work(self, tiny_folder: Path, own_cache: Path) -> None:
         code = (
-            "import sys; from trainers.datasets import open_dataset; from trainers.features import prepare; n = []\n"
-            "f = prepare(open_dataset(sys.argv[1]), progress=lambda done, total: n.append(done))\n"
-            "print(len(n), f.digest, float(f.logmel.astype('f8').sum()))"
+            "n = []; found = prepare(dataset, progress=lambda done, total: n.append(done))\n"
+            "print(len(n), found.digest, float(found.read(range(45)).astype('f8').sum()))"
         )
-        command = [sys.executable, "-c", code, str(tiny_folder)]
-        root = Path(__file__).parents[1]
-        running = [subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        running = [run_apart(code, tiny_folder) for _ in range(2)]
         said = [process.communicate(timeout=120)[0].split() for process in running]
         assert sorted(int(computed) for computed, *_ in said) == [0, 45]
         assert said[0][1:] == said[1][1:]
 
-    def test_bad_files_are_reported_together_and_nothing_is_kept(
+    def test_bad_files_are_reported_together_and_the_others_kept(
         self, make_folder: Callable[..., Path], own_cache: Path
     ) -> None:
         folder = make_folder()
-        clips = open_dataset(str(folder)).clips
-        for clip in (clips[3], clips[30]):
-            soundfile.write(folder / "audio" / clip.filename, np.full(RATE, np.nan), RATE, subtype="FLOAT")
+        bad = [spoil(folder, row) for row in (3, 30)]
         with pytest.raises(
             UserError, match="2 of 45 audio files cannot be used: 2 with NaN or infinite samples"
         ) as error:
             prepared(folder)
-        assert clips[3].filename in str(error.value)
-        assert clips[30].filename in str(error.value)
-        assert [path.suffix for path in own_cache.iterdir()] == [".lock"]
+        assert all(path.name in str(error.value) for path in bad)
+        for path in bad:
+            soundfile.write(path, np.zeros(RATE), RATE)
+        features, computed = prepared(folder)
+        assert computed == 2
+        assert (features.read([3, 30]) < np.log(1.1e-5)).all()
 
-    def test_full_disk_is_said_and_leaves_nothing(self, tiny_folder: Path, own_cache: Path) -> None:
+
+class TestDisk:
+    def test_need_is_what_is_missing(self, make_folder: Callable[..., Path], own_cache: Path) -> None:
+        folder = make_folder()
+        dataset = open_dataset(str(folder))
+        need = disk_need(dataset, SMALL)
+        assert need[:3] == (45, 45 * (ROW_BYTES + record_bytes()), (44, 16))
+        assert str(need) == f"log-mels of 45 clips at 44x16: 1 MB in {own_cache}"
+        features, _ = prepared(folder)
+        written = sum((features.path / name).stat().st_size for name in ("logmel.f16", "journal"))
+        assert need.bytes == written
+        assert disk_need(dataset, SMALL)[:2] == (0, 0)
+        spoil(folder, 7)
+        assert disk_need(dataset, SMALL).clips == 1
+
+    def test_full_disk_is_said_and_keeps_whole_rows(self, tiny_folder: Path, own_cache: Path) -> None:
         code = (
-            "import resource, sys; from search_space.errors import UserError; from trainers.datasets import open_dataset\n"
-            "from trainers.features import prepare; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-            "try: prepare(open_dataset(sys.argv[1]))\n"
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({20 * ROW_BYTES + 99},) * 2)\n"
+            "try: prepare(dataset, small)\n"
             "except UserError as error: print(error)"
         )
-        command = [sys.executable, "-c", code, str(tiny_folder)]
-        done = subprocess.run(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True, check=True)
-        assert "cannot be written under" in done.stdout
-        assert "DSSDN_CACHE" in done.stdout
-        assert [path.suffix for path in own_cache.iterdir()] == [".lock"]
+        said = run_apart(code, tiny_folder).communicate(timeout=120)[0]
+        assert "cannot be written under" in said
+        assert "DSSDN_CACHE" in said
+        features, computed = prepared(tiny_folder)
+        assert computed == 25
+        kept = everything(features)
+        shutil.rmtree(own_cache)
+        np.testing.assert_array_equal(everything(prepared(tiny_folder)[0]), kept)
 
     def test_too_little_room_is_said_before_the_work(
         self, tiny_folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
-        with pytest.raises(UserError, match=r"the features need 0 MB in .* name another folder"):
+        with pytest.raises(UserError, match=r"the features need 1 MB in .* name another folder"):
             prepared(tiny_folder)
 
     def test_folder_that_cannot_be_made(
@@ -313,8 +509,3 @@ class TestDigest:
         features, computed = prepared(folder)
         assert computed == 0
         assert len({*digests, features.digest}) == 3
-
-    def test_manifest_says_what_is_in_the_folder(self, tiny_folder: Path) -> None:
-        manifest = json.loads((prepared(tiny_folder)[0].path / "manifest.json").read_text())
-        assert manifest["dataset"] == tiny_folder.name
-        assert manifest["front_end"]["n_mels"] == 16

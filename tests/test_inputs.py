@@ -9,10 +9,20 @@ import numpy as np
 import pytest
 import torch
 
+from search_space.architecture import Architecture
 from search_space.errors import UserError
+from trainers.config import short
 from trainers.datasets import Clip, open_dataset
 from trainers.features import prepare
-from trainers.inputs import load_inputs, stratified_subset
+from trainers.inputs import Split, Stored, load_inputs, stratified_subset
+from trainers.loop import predict, train
+
+CPU = torch.device("cpu")
+
+
+def whole(split: Split) -> torch.Tensor:
+    """All log-mels of a split, (N, T, F)."""
+    return split.batch(torch.arange(len(split)), CPU)
 
 
 def _clips() -> list[Clip]:
@@ -56,22 +66,20 @@ def test_inputs_at_full_and_at_smaller_size(tiny_folder: Path) -> None:
     features = prepare(dataset)
     full = load_inputs(dataset, features)
     small = load_inputs(dataset, features, size=(11, 64))
-    assert full.size == features.logmel.shape[1:] == (44, 256)
+    assert full.size == features.size == (44, 256)
     assert small.size == (11, 64)
     first = int(dataset.splits.train[0])
-    pooled = features.logmel[first].astype(np.float32).reshape(11, 4, 64, 4).mean((1, 3))
-    np.testing.assert_allclose(small.splits["train"].logmel_NTF[0].float().numpy(), pooled, atol=0.01)
+    pooled = features.read(first)[0].astype(np.float32).reshape(11, 4, 64, 4).mean((1, 3))
+    np.testing.assert_allclose(whole(small.splits["train"])[0].float().numpy(), pooled, atol=0.01)
 
 
 def test_statistics_are_of_train_alone(tiny_folder: Path) -> None:
     dataset = open_dataset(str(tiny_folder))
     inputs = load_inputs(dataset, prepare(dataset))
-    normal = inputs.normalise(inputs.splits["train"].logmel_NTF)
+    normal = inputs.normalise(whole(inputs.splits["train"]))
     torch.testing.assert_close(normal.mean((0, 1)), torch.zeros(256), atol=2e-3, rtol=0)
     torch.testing.assert_close(normal.std((0, 1)), torch.ones(256), atol=5e-3, rtol=0)
-    assert not torch.allclose(
-        inputs.normalise(inputs.splits["val"].logmel_NTF).mean((0, 1)), torch.zeros(256), atol=2e-3
-    )
+    assert not torch.allclose(inputs.normalise(whole(inputs.splits["val"])).mean((0, 1)), torch.zeros(256), atol=2e-3)
 
 
 def test_a_search_never_holds_the_test_split(tiny_folder: Path) -> None:
@@ -86,3 +94,76 @@ def test_a_size_larger_than_the_logmel_is_refused(tiny_folder: Path) -> None:
     dataset = open_dataset(str(tiny_folder))
     with pytest.raises(UserError, match="at most the full log-mel, 44x256"):
         load_inputs(dataset, prepare(dataset), size=(45, 64))
+
+
+@pytest.mark.parametrize("size", [(44, 256), (11, 64), (14, 50)])
+@pytest.mark.parametrize("train_clips", [None, 20])
+def test_from_the_disk_come_the_same_numbers_as_from_memory(
+    tiny_folder: Path, size: tuple[int, int], train_clips: int | None
+) -> None:
+    dataset = open_dataset(str(tiny_folder))
+    features = prepare(dataset)
+    memory = load_inputs(dataset, features, size=size, train_clips=train_clips)
+    disk = load_inputs(dataset, features, size=size, train_clips=train_clips, share=0)
+    assert torch.equal(memory.mean_F, disk.mean_F)
+    assert torch.equal(memory.std_F, disk.std_F)
+    assert memory.size == disk.size == size
+    for name in ("train", "val"):
+        held, mapped = memory.splits[name], disk.splits[name]
+        assert isinstance(held.logmel_NTF, torch.Tensor)
+        assert isinstance(mapped.logmel_NTF, Stored)
+        assert torch.equal(whole(held), whole(mapped))
+        some = torch.tensor([5, 0, 3, 3])
+        assert torch.equal(mapped.batch(some, CPU), whole(held)[some])
+        assert held.clips == mapped.clips
+        assert torch.equal(held.labels_N, mapped.labels_N)
+
+
+def test_training_from_the_disk_gives_the_same_weights(tiny_folder: Path) -> None:
+    dataset = open_dataset(str(tiny_folder))
+    features = prepare(dataset)
+    tiny = Architecture.parse("dssdn_c8-12-16_r0.5_sc_h16")
+    weights, said = [], []
+    for share in (0.5, 0):
+        inputs = load_inputs(dataset, features, size=(16, 16), share=share)
+        model = train(tiny, inputs, short(), 60, 0, CPU)
+        weights.append(model.state_dict())
+        said.append(predict(model, inputs, "val", CPU)[0])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    np.testing.assert_array_equal(*said)
+
+
+def test_only_the_rows_of_the_subset_are_read(tiny_folder: Path) -> None:
+    dataset = open_dataset(str(tiny_folder))
+    features = prepare(dataset)
+    part = load_inputs(dataset, features, train_clips=20).splits["train"]
+    index = [dataset.clips.index(clip) for clip in part.clips]
+    np.testing.assert_array_equal(whole(part).numpy(), features.read(index))
+    assert len(part) == 20
+
+
+def test_the_first_clips_of_a_split(tiny_folder: Path) -> None:
+    dataset = open_dataset(str(tiny_folder))
+    features = prepare(dataset)
+    for share in (0.5, 0):
+        val = load_inputs(dataset, features, share=share).splits["val"]
+        few = val.first(4)
+        assert few.clips == val.clips[:4]
+        assert torch.equal(whole(few), whole(val)[:4])
+        assert torch.equal(few.labels_N, val.labels_N[:4])
+        assert len(val.first(1000)) == len(val)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("share", [0.5, 0])
+def test_on_a_gpu_lie_the_same_numbers(tiny_folder: Path, share: float) -> None:
+    dataset, gpu = open_dataset(str(tiny_folder)), torch.device("cuda")
+    features = prepare(dataset)
+    expected = whole(load_inputs(dataset, features, size=(11, 64)).splits["train"])
+    train_split = load_inputs(dataset, features, size=(11, 64), share=share).splits["train"]
+    before = torch.cuda.memory_allocated(gpu)
+    some = torch.tensor([7, 0, 2])
+    for _ in range(3):
+        assert torch.equal(train_split.batch(some, gpu).cpu(), expected[some])
+    resident = torch.cuda.memory_allocated(gpu) - before >= expected.nbytes
+    assert resident == (share > 0)

@@ -1,17 +1,22 @@
 """A data set's log-mels as the tensors that the training loop reads: chosen splits, chosen size, normalised by train alone.
 
-N clips, T frames, F mel bins.
+They are read from memory where they fit into a part of it, else from the disk batch by batch, and on a GPU from its own memory where
+they fit: the numbers are the same to the bit.
+
+B batch, N clips, T frames, F mel bins.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -19,19 +24,72 @@ from search_space.errors import UserError
 from trainers.datasets import SPLITS, Clip, Dataset
 from trainers.features import FLAT, Features
 
-_CHUNK = 256
+# Assumed: what may be filled of the memory that is available, on the machine and on a GPU; the rest is for the training itself.
+MEMORY_SHARE = 0.5
+_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Clips' log-mels where they lie on the disk: `read` brings some to `size` (frames x mels), float16."""
+
+    features: Features
+    index_N: NDArray[np.int64]
+    size: tuple[int, int]
+
+    def read(self, index_B: Tensor) -> Tensor:
+        """(B, T, F) float16; a smaller size is the area average of the full log-mel."""
+        logmel_BTF = torch.from_numpy(self.features.read(self.index_N[index_B.numpy()]))
+        if self.size == self.features.size:
+            return logmel_BTF
+        return adaptive_avg_pool2d(logmel_BTF.float(), self.size).half()
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split's clips: `logmel_NTF` float16, not normalised, `labels_N` int64, and the clips in the same order."""
+    """One split's clips: their log-mels, not normalised, wherever they lie (`batch` reads them), and in the same order `labels_N` int64
+    and `clips`. `share` is the part of a GPU's free memory that they may fill."""
 
-    logmel_NTF: Tensor
+    logmel_NTF: Tensor | Stored
     labels_N: Tensor
     clips: tuple[Clip, ...]
+    share: float = MEMORY_SHARE
+    _on_gpu: dict[torch.device, Tensor | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Frames x mels of one clip."""
+        if isinstance(self.logmel_NTF, Stored):
+            return self.logmel_NTF.size
+        frames, mels = self.logmel_NTF.shape[1:]
+        return frames, mels
+
+    def batch(self, index_B: Tensor, device: torch.device) -> Tensor:
+        """The log-mels (B, T, F) of these clips (row numbers, on the CPU), not normalised, on `device`.
+
+        On a GPU the whole split is moved there the first time, where it fits.
+        """
+        if device.type == "cuda":
+            if device not in self._on_gpu:
+                fits = _n_bytes(len(self), self.size) <= self.share * torch.cuda.mem_get_info(device)[0]
+                self._on_gpu[device] = _gathered(self._read, len(self), self.size, device) if fits else None
+            if (resident_NTF := self._on_gpu[device]) is not None:
+                return resident_NTF.index_select(0, index_B.to(device))
+        return self._read(index_B).to(device)
+
+    def first(self, count: int) -> Split:
+        """Its first `count` clips alone."""
+        few = torch.arange(min(count, len(self)))
+        return Split(self._read(few), self.labels_N[few], self.clips[:count], self.share)
+
+    def _read(self, index_B: Tensor) -> Tensor:
+        if isinstance(self.logmel_NTF, Stored):
+            return self.logmel_NTF.read(index_B)
+        # Measured: 32 clips at 431x256 in 0.4 ms, by [index_B] in 3 to 6.
+        return self.logmel_NTF.index_select(0, index_B)
 
 
 @dataclass(frozen=True)
@@ -46,8 +104,7 @@ class Inputs:
     @property
     def size(self) -> tuple[int, int]:
         """Frames x mels of one clip."""
-        frames, mels = self.splits["train"].logmel_NTF.shape[1:]
-        return frames, mels
+        return self.splits["train"].size
 
     def normalise(self, logmel_BTF: Tensor) -> Tensor:
         """Float32 with every mel bin at mean 0 and deviation 1 over train, on the batch's device."""
@@ -61,11 +118,13 @@ def load_inputs(
     size: tuple[int, int] | None = None,
     splits: Iterable[str] = ("train", "val"),
     train_clips: int | None = None,
+    share: float = MEMORY_SHARE,
 ) -> Inputs:
     """The named splits at `size` (frames x mels; smaller ones are area averages of the full log-mel; None: full size).
 
     `train_clips` keeps a fixed, stratified subset of train (`stratified_subset`). Only the splits named are read: a search that does not
-    name 'test' can not look at it. Raises `UserError` for a size that is larger than the log-mel's.
+    name 'test' can not look at it. A split stays on the disk when it would fill more than `share` of the memory that is available at that
+    time: processes that load the same at once divide it among them. Raises `UserError` for a size that is larger than the log-mel's.
     """
     full = features.size
     size = size or full
@@ -80,11 +139,14 @@ def load_inputs(
             index_N = index_N[stratified_subset([dataset.clips[i] for i in index_N], train_clips)]
         clips = tuple(dataset.clips[i] for i in index_N)
         labels_N = torch.from_numpy(dataset.labels[index_N])
-        loaded[name] = Split(_resized(features.logmel, index_N, size), labels_N, clips)
+        stored = Stored(features, index_N, size)
+        in_memory = _n_bytes(len(clips), size) <= share * psutil.virtual_memory().available
+        logmel_NTF = _gathered(stored.read, len(clips), size, torch.device("cpu")) if in_memory else stored
+        loaded[name] = Split(logmel_NTF, labels_N, clips, share)
     if size == full and len(loaded["train"]) == len(dataset.splits.train):
         mean_F, std_F = torch.from_numpy(features.mean_F), torch.from_numpy(features.std_F)
     else:
-        mean_F, std_F = _statistics(loaded["train"].logmel_NTF)
+        mean_F, std_F = _statistics(loaded["train"])
     return Inputs(loaded, mean_F, std_F, dataset.classes)
 
 
@@ -95,6 +157,7 @@ def data_record(dataset: Dataset, features: Features) -> dict[str, Any]:
         "name": dataset.name,
         "synthetic": dataset.synthetic,
         "digest": features.digest,
+        "duration_s": dataset.duration_s,
         "front_end": dataclasses.asdict(features.front_end),
         "classes": list(dataset.classes),
         "counts": {name: len(getattr(dataset.splits, name)) for name in SPLITS},
@@ -110,24 +173,26 @@ def stratified_subset(clips: list[Clip], count: int, seed: int = 0) -> np.ndarra
     return np.sort(np.array(order)[steps])
 
 
-def _resized(logmel: np.ndarray, index_N: np.ndarray, size: tuple[int, int]) -> Tensor:
-    if size == logmel.shape[1:]:
-        return torch.from_numpy(np.ascontiguousarray(logmel[index_N]))
-    chunks = [
-        adaptive_avg_pool2d(torch.from_numpy(logmel[chunk].astype(np.float32)), size).half()
-        for chunk in np.array_split(index_N, max(1, len(index_N) // _CHUNK))
-    ]
-    return torch.cat(chunks)
+def _n_bytes(count: int, size: tuple[int, int]) -> int:
+    return count * size[0] * size[1] * torch.float16.itemsize
 
 
-def _statistics(logmel_NTF: Tensor) -> tuple[Tensor, Tensor]:
+def _gathered(read: Callable[[Tensor], Tensor], count: int, size: tuple[int, int], device: torch.device) -> Tensor:
+    """All log-mels (N, T, F) float16 in one piece on `device`, filled bit by bit: nothing is held twice."""
+    logmel_NTF = torch.empty((count, *size), dtype=torch.float16, device=device)
+    for chunk in torch.arange(count).split(_CHUNK):
+        logmel_NTF[chunk[0] : chunk[-1] + 1] = read(chunk)
+    return logmel_NTF
+
+
+def _statistics(split: Split) -> tuple[Tensor, Tensor]:
     """Mean and deviation (F,) over clips and frames, summed in float64 chunk by chunk; a bin that never moves gets deviation 1."""
-    count, total_F, squares_F = 0, 0.0, 0.0
-    for chunk in logmel_NTF.split(_CHUNK):
-        values = chunk.double()
+    count, total_F, squares_F = 0, torch.zeros(split.size[1]).double(), torch.zeros(split.size[1]).double()
+    for chunk in torch.arange(len(split)).split(_CHUNK):
+        values = split.batch(chunk, torch.device("cpu")).double()
         count += values.shape[0] * values.shape[1]
         total_F = total_F + values.sum((0, 1))
         squares_F = squares_F + values.square().sum((0, 1))
-    mean_F = torch.as_tensor(total_F) / count
-    std_F = (torch.as_tensor(squares_F) / count - mean_F.square()).clamp(min=0).sqrt()
+    mean_F = total_F / count
+    std_F = (squares_F / count - mean_F.square()).clamp(min=0).sqrt()
     return mean_F.float(), torch.where(std_F < FLAT, 1.0, std_F).float()

@@ -88,7 +88,7 @@ def train(
             on_batch()
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * schedule(recipe, (seen + len(index_B) / 2) / clips)
-            logmel_BTF = inputs.normalise(train_split.logmel_NTF[index_B].to(device))
+            logmel_BTF = inputs.normalise(train_split.batch(index_B, device))
             labels_B = train_split.labels_N[index_B].to(device)
             targets_BK = one_hot(labels_B, len(inputs.classes)).float()
             logmel_BTF, targets_BK = augment(logmel_BTF, targets_BK, recipe, seen / clips, generator)
@@ -140,8 +140,8 @@ def predict(model: nn.Module, inputs: Inputs, split: str, device: torch.device) 
     model.eval()
     batches: list[Tensor] = []
     with torch.inference_mode():
-        for start in range(0, len(data), 32):
-            logmel_BTF = inputs.normalise(data.logmel_NTF[start : start + 32].to(device))
+        for index_B in torch.arange(len(data)).split(32):
+            logmel_BTF = inputs.normalise(data.batch(index_B, device))
             logits_BK = model(logmel_BTF.unsqueeze(1).contiguous(memory_format=torch.channels_last))
             batches.append(logits_BK.float().softmax(1).cpu())
     model.train(was_training)

@@ -23,11 +23,12 @@ from search_space.architecture import Architecture
 from search_space.complexity import count
 from search_space.errors import UserError, open_console, run_command
 from trainers.config import RECIPES, get_recipe
-from trainers.datasets import Dataset, open_dataset
-from trainers.features import Features, prepare
+from trainers.datasets import Dataset
+from trainers.features import Features
 from trainers.inputs import data_record, load_inputs
 from trainers.loop import Stopped, predictions, resolve_device
 from trainers.metrics import scores
+from trainers.opening import open_data
 from trainers.recorded import train_recorded
 from trainers.runs import Run, check_seed, held, provenance, retrain_folder, trial_folder
 
@@ -151,10 +152,7 @@ def _write_finished(run: Run) -> None:
 
 def _same_data(record: dict[str, Any], console: Console) -> tuple[Dataset, Features]:
     """The data of a recorded run. Raises `UserError` when it, or the front end, is not what it was."""
-    dataset = open_dataset(record["source"], subset=record["subset"], fold=record["fold"])
-    features = prepare(dataset)
-    for notice in (*dataset.notices, *features.notices):
-        console.print(notice)
+    dataset, features = open_data(console, record["source"], record["subset"], record["fold"])
     if features.digest != record["digest"]:
         raise UserError(
             f"the data in {record['source']!r} is not what the study was made on (digest {features.digest[:12]}, then "

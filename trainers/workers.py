@@ -19,9 +19,9 @@ import torch
 
 from search_space.architecture import Architecture
 from trainers.config import Recipe
-from trainers.datasets import DataSpec, open_dataset
+from trainers.datasets import Dataset
 from trainers.features import prepare
-from trainers.inputs import Inputs, load_inputs
+from trainers.inputs import MEMORY_SHARE, Inputs, load_inputs
 from trainers.loop import Stopped, predict, resolve_device, seeded_model, train
 from trainers.recorded import train_recorded
 from trainers.runs import Run, available_cores, provenance
@@ -33,7 +33,7 @@ _ESTIMATE_BATCHES = 2
 class WorkerTask:
     """What all candidates have in common: data, size and number of the clips, recipe, threads."""
 
-    spec: DataSpec
+    dataset: Dataset
     digest: str
     train_input: tuple[int, int]
     recipe: Recipe
@@ -83,7 +83,7 @@ def worker_pool(task: WorkerTask, workers: int, devices: list[str]) -> tuple[Pro
     queue, stop = context.Queue(), context.Event()
     for index in range(workers):
         queue.put(devices[index % len(devices)])
-    arguments = (task, queue, stop, os.getpid())
+    arguments = (task, workers, queue, stop, os.getpid())
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments)
     with _interrupts_ignored():  # a new process inherits that, so Ctrl-C in a terminal ends none while it starts
         for _ in range(workers):
@@ -115,17 +115,18 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _start(task: WorkerTask, devices: Queue[str], stop: Event, parent: int) -> None:
+def _start(task: WorkerTask, workers: int, devices: Queue[str], stop: Event, parent: int) -> None:
     """Set this process up: its share of the cores, its device, its data in memory; it ends when its parent does."""
     global _worker
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(task.threads)
-    dataset = open_dataset(task.spec.source, subset=task.spec.subset, fold=task.spec.fold)
+    dataset = task.dataset
     features = prepare(dataset)
     if features.digest != task.digest:
-        raise RuntimeError(f"the data in {task.spec.source!r} changed while the study was starting")
-    inputs = load_inputs(dataset, features, size=task.train_input, train_clips=task.budget)
+        raise RuntimeError(f"the data in {dataset.spec.source!r} changed while the study was starting")
+    share = MEMORY_SHARE / workers
+    inputs = load_inputs(dataset, features, size=task.train_input, train_clips=task.budget, share=share)
     _worker = _Worker(task, inputs, torch.device(devices.get()), stop)
 
 
@@ -169,10 +170,7 @@ def measure_candidate(architectures: list[str]) -> float:
     batch = task.recipe.batch_size
     val = worker.inputs.splits["val"]
     few = Inputs(
-        {
-            **worker.inputs.splits,
-            "val": type(val)(val.logmel_NTF[:batch], val.labels_N[:batch], val.clips[:batch]),
-        },
+        {**worker.inputs.splits, "val": val.first(batch)},
         *(worker.inputs.mean_F, worker.inputs.std_F, worker.inputs.classes),
     )
     without_val = Inputs({"train": few.splits["train"]}, few.mean_F, few.std_F, few.classes)
