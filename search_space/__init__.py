@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from search_space.architecture import Architecture, Block
     from search_space.complexity import count
     from search_space.model import build_model
-    from search_space.presets import PRESETS, resolve
+    from search_space.presets import NETWORKS, PRESETS, resolve
     from search_space.space import get_space
 
-__all__ = ["PRESETS", "Architecture", "Block", "build_model", "count", "get_space", "resolve"]
+__all__ = ["NETWORKS", "PRESETS", "Architecture", "Block", "build_model", "count", "get_space", "resolve"]
 
 _HOME = {
     "Architecture": "architecture",
@@ -23,6 +23,7 @@ _HOME = {
     "build_model": "model",
     "count": "complexity",
     "get_space": "space",
+    "NETWORKS": "presets",
     "PRESETS": "presets",
     "resolve": "presets",
 }

@@ -1,27 +1,41 @@
-"""What an architecture costs: params and MACs of every layer, from the frozen spec alone, without torch.
+"""What a network costs: params, MACs, bytes and reach. An architecture's cost needs no torch; a built module's is traced.
 
-The convention, which every figure of the house follows:
+This file is the one place that counts. No two tools agree on what a MAC is, so every count is of a named convention:
 
-* `macs` are the multiply-accumulates of convolutions and linear layers for one clip. Biases, batch norm, activations,
-  pooling and additions are not counted: no two counters agree on them.
-* `params` are all trainable numbers, biases and batch norm's scale and shift included; running statistics are not.
-* The input is `frames x mels`, always the size the network is meant for, never a smaller one it was trained at.
+| convention    | counts for one clip                                                                              |
+|---------------|--------------------------------------------------------------------------------------------------|
+| `conv+linear` | multiply-accumulates of convolutions and linear layers; no biases, norms, activations, pooling   |
+| `fvcore`      | as fvcore 0.1.5: these, batch norm with 2 a value, adaptive pooling with 1 a value it reads, products of maps |
+| `dcase`       | as torchinfo 1.8, which the DCASE rules and NeSsi name: a bias counts at every position, batch norm 2 a channel, a linear layer its params, also on a sequence; what has no layer of its own counts nothing |
 
-This file is the one place that counts. It is checked against hand formulas, the built model and fvcore.
+Unless another is named, `macs` is `conv+linear`. In all three:
+
+* `params` are all numbers that can be trained, biases and batch norm's scale and shift included, also those of layers that
+  never run, once each however often they are used; running statistics are not.
+* The input is the size the network is meant for, never a smaller one it was trained at.
+* Channel-wise crosses are the two convolutions of their equation (`blocks.plain`).
+
+The figures are checked against hand formulas, the built model, fvcore and torchinfo.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from search_space.errors import UserError
+from search_space.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from search_space.architecture import Architecture, Block
+    from search_space.architecture import Architecture, Block, Merge
+    from search_space.operators import Operator
+
+CONVENTIONS = ("conv+linear", "fvcore", "dcase")
+BYTES = {"float32": 4, "float16": 2, "int8": 1}
+"""Of one number, by the type it is kept in."""
 
 
 class LayerCost(NamedTuple):
@@ -35,11 +49,62 @@ class LayerCost(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Total `params` and `macs` of a network, and the `layers` they are the sum of, in order of execution."""
+    """What one clip costs: total `params` and `macs`, the `layers` they are the sum of in order of execution, and more.
+
+    `macs_by` holds the MACs of each convention, `macs` being those of conv+linear. `peak_activations` is the largest number
+    of values alive at once (`peak`). `receptive_field` is how many (frames, mels) of the input one position of the last
+    map sees, no more than there are: along its deepest path, attention aside, and of a map whose halves were laid over each
+    other within one half.
+    """
 
     params: int
     macs: int
     layers: tuple[LayerCost, ...]
+    macs_by: Mapping[str, int]
+    peak_activations: int
+    receptive_field: tuple[int, int]
+
+    def param_bytes(self, dtype: str = "float32") -> int:
+        """Bytes of all params kept as `dtype`; running statistics, which fuse into them, and scales of int8 left out."""
+        return self.params * _bytes(dtype)
+
+    def peak_activation_bytes(self, dtype: str = "float32") -> int:
+        """Bytes of the largest sum of maps alive at once, kept as `dtype`, for one clip."""
+        return self.peak_activations * _bytes(dtype)
+
+
+class Maps:
+    """The maps of one inference in the order of writing: how large each is, and which ones it is made of.
+
+    What one step needs is alive during it: the map it writes, the maps it reads, and those that a later step reads. The
+    peak is the largest such sum. Each operation writes a map of its own, but what works value by value (norms,
+    activations, the scaling by attention, a sum) overwrites a map that nobody reads later; a slice is no copy; weights and
+    a library's scratch memory are not counted. A runtime that fuses more needs less.
+    """
+
+    def __init__(self) -> None:
+        self._sizes: list[int] = []
+        self._last_read: list[int] = []
+
+    def write(self, size: int, *reads: int) -> int:
+        """The number of a map of `size` values, made of the maps of these numbers."""
+        step = len(self._sizes)
+        for read in reads:
+            self._last_read[read] = step
+        self._sizes.append(size)
+        self._last_read.append(step)
+        return step
+
+    def peak(self) -> int:
+        """The largest number of values alive at once."""
+        alive = largest = 0
+        ending: dict[int, int] = defaultdict(int)
+        for step, (size, last_read) in enumerate(zip(self._sizes, self._last_read, strict=True)):
+            alive += size
+            largest = max(largest, alive)
+            ending[last_read] += size
+            alive -= ending.pop(step, 0)
+        return largest
 
 
 def convolution(name: str, kind: str, shape: tuple[int, int, int], weights: int, biases: int = 0) -> LayerCost:
@@ -48,12 +113,27 @@ def convolution(name: str, kind: str, shape: tuple[int, int, int], weights: int,
 
 
 def count(architecture: Architecture, input: tuple[int, int], n_classes: int = 10) -> Cost:
-    """Params and MACs of a network for one clip of `input` = (frames, mels), with its layer table.
+    """What a network costs for one clip of `input` = (frames, mels), from its spec alone.
 
-    Source: structure as in `search_space.blocks` and `search_space.model`; convention at the top of this file.
+    Source: structure as in `search_space.blocks` and `search_space.model`; conventions at the top of this file.
     """
     layers = tuple(_network(architecture, input, n_classes))
-    return Cost(sum(row[3] for row in layers), sum(row[4] for row in layers), layers)
+    macs = sum(row.macs for row in layers)
+    by = {"conv+linear": macs, "fvcore": sum(map(_fvcore, layers)), "dcase": sum(map(_dcase, layers))}
+    peak = _maps(architecture, input, n_classes).peak()
+    return Cost(sum(row.params for row in layers), macs, layers, by, peak, _receptive_field(architecture, input))
+
+
+def count_module(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
+    """What any built module costs for one clip of `input_shape`, e.g. (channels, frames, mels), a batch of one being added.
+
+    It runs once on torch's meta device, as a copy in evaluation mode and in its plain form: no arithmetic is done, and the
+    module is left alone. Operations are counted wherever they are written, for `dcase` layers as torchinfo sees them. The
+    rows of the table are the layers that run, and those with params that never do. Of a family's network it is `count`.
+    """
+    from search_space.tracing import trace
+
+    return trace(module, input_shape)
 
 
 def heavy_bins(split_ratio: float, n_mels: int) -> int:
@@ -66,6 +146,32 @@ def heavy_bins(split_ratio: float, n_mels: int) -> int:
     return min(max(int(split_ratio * n_mels + 0.5), 1), n_mels - 1)
 
 
+def cut(block: Block, merge: Merge, n_mels: int) -> tuple[int, int]:
+    """How many of a map's bins a block sends through its heavy and its light branch; none through the light one if uncut.
+
+    To be spliced, the parts make up the whole (`heavy_bins`); to be laid over each other, each is half of it, rounded down.
+    """
+    if not block.cut:
+        return n_mels, 0
+    if merge == "splice":
+        n_heavy = heavy_bins(block.split_ratio, n_mels)
+        return n_heavy, n_mels - n_heavy
+    n_half = max(n_mels // 2, 1)
+    return n_half, n_half
+
+
+def part_channels(block: Block, merge: Merge) -> tuple[int, int]:
+    """The channels that the heavy and the light branch of a block give, so that their merging makes the block's output."""
+    c_out = block.out_channels
+    return (c_out - c_out // 2, c_out // 2) if merge == "concat" and block.cut else (c_out, c_out)
+
+
+def pool_after(block: Block, merge: Merge) -> tuple[int, int]:
+    """What is left to divide (frames, mels) by when a block's parts are merged."""
+    frames, mels = block.pool
+    return (frames, 1) if merge != "splice" and block.cut else (frames, mels)
+
+
 def eca_kernel(channels: int) -> int:
     """Width of the channel attention's kernel: the odd number at or above |log2(C)/2 + 1/2|, at least 3.
 
@@ -75,41 +181,153 @@ def eca_kernel(channels: int) -> int:
     return max(size if size % 2 else size + 1, 3)
 
 
-def _network(architecture: Architecture, input: tuple[int, int], n_classes: int) -> Iterator[LayerCost]:
-    T, F = input
-    c_in = architecture.stem
-    yield convolution("stem.conv", "3x3", (c_in, T, F), 9 * c_in)
-    yield _batch_norm("stem.norm", (c_in, T, F))
+def _bytes(dtype: str) -> int:
+    if dtype not in BYTES:
+        raise unknown("type of number", dtype, BYTES)
+    return BYTES[dtype]
+
+
+def _fvcore(row: LayerCost) -> int:
+    return 2 * row.shape[0] * row.shape[1] * row.shape[2] if row.kind == "batch norm" else row.macs
+
+
+def _dcase(row: LayerCost) -> int:
+    match row.kind:
+        case "batch norm" | "linear":
+            return row.params
+        case "ECA":
+            return row.macs
+    return row.params * row.shape[1] * row.shape[2]
+
+
+def _sizes(architecture: Architecture, input: tuple[int, int]) -> Iterator[tuple[int, int, Block, int, int]]:
+    """(index, input channels, block, frames, mels) of every block, frames and mels before it."""
+    c_in, (T, F) = architecture.stem, input
     for index, block in enumerate(architecture.blocks):
-        yield from _block_layers(f"blocks.{index}", c_in, block, (T, F))
-        c_in, T, F = block.out_channels, max(T // 2, 1), max(F // 2, 1)
-    taps, head = sum(block.out_channels for block in architecture.taps), architecture.head
+        yield index, c_in, block, T, F
+        c_in, (T, F) = block.out_channels, _pooled(T, F, block.pool)
+
+
+def _pooled(T: int, F: int, pool: tuple[int, int]) -> tuple[int, int]:
+    return max(T // pool[0], 1), max(F // pool[1], 1)
+
+
+def _network(architecture: Architecture, input: tuple[int, int], n_classes: int) -> Iterator[LayerCost]:
+    stem, head = architecture.stem, architecture.head
+    yield convolution("stem.conv", "3x3", (stem, *input), 9 * stem)
+    yield _batch_norm("stem.norm", (stem, *input))
+    for index, c_in, block, T, F in _sizes(architecture, input):
+        if architecture.kind == "plain":
+            yield from _plain_layers(f"blocks.{index}", c_in, block, (T, F))
+        else:
+            yield from _block_layers(f"blocks.{index}", c_in, block, (T, F), architecture)
+    taps = sum(block.out_channels for block in architecture.taps)
     yield LayerCost("head.hidden", "linear", (head, 1, 1), (taps + 1) * head, taps * head)
     yield LayerCost("head.classes", "linear", (n_classes, 1, 1), (head + 1) * n_classes, head * n_classes)
 
 
-def _block_layers(name: str, c_in: int, block: Block, size: tuple[int, int]) -> Iterator[LayerCost]:
+def _block_layers(
+    name: str, c_in: int, block: Block, size: tuple[int, int], architecture: Architecture
+) -> Iterator[LayerCost]:
     """The rows of one distillation block on a map of `size` = (T, F) with `c_in` channels."""
     T, F = size
-    c_out, half, operator = block.out_channels, c_in // 2, block.module
-    F_heavy = heavy_bins(block.split_ratio, F)
+    c_out, half, operator, merge = block.out_channels, c_in // 2, block.module, architecture.merge
+    c_heavy, c_light = part_channels(block, merge)
+    F_heavy, F_light = cut(block, merge, F)
     for stage, channels in (("first", c_in), ("second", c_in), ("third", half)):
         heavy = (channels, T, F_heavy)
         yield from operator.cost(f"{name}.{stage}.operator", c_in, heavy)
         yield _batch_norm(f"{name}.{stage}.norm", heavy)
     yield convolution(f"{name}.distil_input", "1x1", (half, T, F_heavy), c_in * half, half)
     yield convolution(f"{name}.distil_first", "1x1", (half, T, F_heavy), c_in * half, half)
-    yield convolution(f"{name}.fuse", "1x1", (c_out, T, F_heavy), 3 * half * c_out, c_out)
-    if block.split_ratio < 1:
-        yield convolution(f"{name}.light", "1x1", (c_out, T, F - F_heavy), c_in * c_out, c_out)
-    kernel = eca_kernel(c_out)
-    yield LayerCost(f"{name}.attention", "ECA", (c_out, T, F), kernel, kernel * c_out)
-    yield _batch_norm(f"{name}.norm", (c_out, T, F))
-    yield LayerCost(f"{name}.pool", "2x2 average", (c_out, max(T // 2, 1), max(F // 2, 1)), 0, 0)
+    yield convolution(f"{name}.fuse", "1x1", (c_heavy, T, F_heavy), 3 * half * c_heavy, c_heavy)
+    if block.cut:
+        yield convolution(f"{name}.light", "1x1", (c_light, T, F_light), c_in * c_light, c_light)
+    merged = (c_out, T, F if merge == "splice" else F_heavy)
+    kernel = eca_kernel(c_out) if architecture.eca is None else architecture.eca
+    if kernel:
+        yield LayerCost(f"{name}.attention", "ECA", merged, kernel, kernel * c_out)
+    yield _batch_norm(f"{name}.norm", merged)
+    yield from _pool_layer(name, (c_out, *_pooled(T, F, block.pool)), pool_after(block, merge))
+
+
+def _plain_layers(name: str, c_in: int, block: Block, size: tuple[int, int]) -> Iterator[LayerCost]:
+    """The rows of one plain block on a map of `size` = (T, F) with `c_in` channels."""
+    shape = (block.out_channels, *size)
+    yield from block.module.cost(f"{name}.operator", c_in, shape)
+    yield _batch_norm(f"{name}.norm", shape)
+    yield from _pool_layer(name, (block.out_channels, *_pooled(*size, block.pool)), block.pool)
+
+
+def _pool_layer(name: str, shape: tuple[int, int, int], pool: tuple[int, int]) -> Iterator[LayerCost]:
+    if pool != (1, 1):
+        yield LayerCost(f"{name}.pool", f"{pool[0]}x{pool[1]} average", shape, 0, 0)
 
 
 def _batch_norm(name: str, shape: tuple[int, int, int]) -> LayerCost:
     return LayerCost(name, "batch norm", shape, 2 * shape[0], 0)
+
+
+def _maps(architecture: Architecture, input: tuple[int, int], n_classes: int) -> Maps:
+    """Every map that one inference writes, in the order of the built model."""
+    maps = Maps()
+    clip = maps.write(input[0] * input[1])
+    x = maps.write(architecture.stem * input[0] * input[1], clip)
+    means = []
+    for index, c_in, block, T, F in _sizes(architecture, input):
+        c_out, merge = block.out_channels, architecture.merge
+        if architecture.kind == "plain":
+            y = _operator_maps(maps, block.module, c_in, c_out, T * F, x)
+        else:
+            y = _block_maps(maps, c_in, block, T, F, architecture, x)
+        if pool_after(block, merge) != (1, 1):
+            T, F = _pooled(T, F, block.pool)
+            y = maps.write(c_out * T * F, y)
+        x = y
+        if index + 1 in architecture.tap_numbers:
+            means.append(maps.write(c_out, x))
+    joined = maps.write(sum(block.out_channels for block in architecture.taps), *means)
+    maps.write(n_classes, maps.write(architecture.head, joined))
+    return maps
+
+
+def _operator_maps(maps: Maps, operator: Operator, c_in: int, c_out: int, positions: int, x: int) -> int:
+    numbers = [x]
+    for channels, reads in operator.maps(c_in, c_out):
+        numbers.append(maps.write(channels * positions, *(numbers[read] for read in reads)))
+    return numbers[-1]
+
+
+def _block_maps(maps: Maps, c_in: int, block: Block, T: int, F: int, architecture: Architecture, x: int) -> int:
+    half, merge = c_in // 2, architecture.merge
+    c_heavy, c_light = part_channels(block, merge)
+    F_heavy, F_light = cut(block, merge, F)
+    positions = T * F_heavy
+    first = _operator_maps(maps, block.module, c_in, c_in, positions, x)
+    second = _operator_maps(maps, block.module, c_in, c_in, positions, first)
+    third = _operator_maps(maps, block.module, c_in, half, positions, second)
+    distilled = maps.write(half * positions, x), maps.write(half * positions, first), third
+    y = maps.write(c_heavy * positions, maps.write(3 * half * positions, *distilled))
+    if F_light:
+        light = maps.write(c_light * T * F_light, x)
+        if merge != "add":  # a sum overwrites one of its terms
+            y = maps.write(c_heavy * positions + c_light * T * F_light, y, light)
+    if architecture.eca != 0:
+        maps.write(block.out_channels, maps.write(block.out_channels, y))
+    return y
+
+
+def _receptive_field(architecture: Architecture, input: tuple[int, int]) -> tuple[int, int]:
+    field, step = [3, 3], [1, 1]  # the stem's; how far apart neighbouring positions are in the input
+    for _, _, block, *size in _sizes(architecture, input):
+        n_operators = 1 if architecture.kind == "plain" else 3
+        for axis in range(2):
+            field[axis] += n_operators * (block.module.extent - 1) * step[axis]
+            by_cut = axis == 1 and block.cut and architecture.merge != "splice"
+            factor = 1 if by_cut else min(block.pool[axis], size[axis])
+            field[axis] += (factor - 1) * step[axis]
+            step[axis] *= factor
+    return min(field[0], input[0]), min(field[1], input[1])
 
 
 def parse_input(text: str) -> tuple[int, int]:
@@ -123,21 +341,27 @@ def parse_input(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def fvcore_count(model: nn.Module, input: tuple[int, int]) -> int:
+def fvcore_count(model: nn.Module, input: tuple[int, int], convention: str = "conv+linear") -> int:
     """MACs of a built model for one clip of `input` = (frames, mels), counted by fvcore on its trace: the cross-check.
 
-    Only the operations of our convention are counted (fvcore alone would add batch norm and pooling, and calls MACs
-    flops). The model's mode is left as it was; evaluation mode is used for the count.
+    With `conv+linear` only the operations of that convention are counted, with `fvcore` all that fvcore counts (it calls
+    MACs flops). The model's mode is left as it was; evaluation mode is used for the count.
+
+    Raises `UserError` when fvcore does not count in that convention.
     """
     import torch
     from fvcore.nn import FlopCountAnalysis, jit_handles
 
+    if convention not in CONVENTIONS[:2]:
+        raise unknown("convention of fvcore's", convention, CONVENTIONS[:2])
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    analysis = FlopCountAnalysis(model, torch.zeros(1, 1, *input, device=device)).clear_op_handles()
-    analysis.set_op_handle("aten::_convolution", jit_handles.conv_flop_jit)
-    analysis.set_op_handle("aten::linear", jit_handles.linear_flop_jit)
-    analysis.set_op_handle("aten::addmm", jit_handles.addmm_flop_jit)
+    analysis = FlopCountAnalysis(model, torch.zeros(1, 1, *input, device=device))
+    if convention == "conv+linear":
+        analysis.clear_op_handles()
+        analysis.set_op_handle("aten::_convolution", jit_handles.conv_flop_jit)
+        analysis.set_op_handle("aten::linear", jit_handles.linear_flop_jit)
+        analysis.set_op_handle("aten::addmm", jit_handles.addmm_flop_jit)
     macs = int(analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total())
     model.train(was_training)
     return macs

@@ -1,4 +1,4 @@
-"""Prints one network layer by layer, shape, params and MACs: `python -m search_space.describe dssdn-large --input 431x256`."""
+"""Prints one network layer by layer, and what it costs: `python -m search_space.describe dssdn-large --input 431x256`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import argparse
 import json
 from typing import Any
 
-from search_space.complexity import count, parse_input
+from search_space.complexity import BYTES, count, parse_input
 from search_space.errors import UserError, open_console, run_command
-from search_space.presets import PRESETS, preset_name, resolve
+from search_space.presets import NETWORKS, preset_name, resolve
 
 
 def describe(network: str, input: tuple[int, int], n_classes: int) -> dict[str, Any]:
     """All there is to say about a network without building it, ready for JSON; `input` is (frames, mels), shapes are [C, T, F].
+
+    `macs_by` is by convention (`search_space.complexity`), the bytes by the type that numbers are kept in, the receptive
+    field [frames, mels] of one position of the last map.
 
     Raises `UserError` when the text names no network or there are fewer than two classes.
     """
@@ -27,6 +30,10 @@ def describe(network: str, input: tuple[int, int], n_classes: int) -> dict[str, 
         "n_classes": n_classes,
         "params": cost.params,
         "macs": cost.macs,
+        "macs_by": dict(cost.macs_by),
+        "param_bytes": {dtype: cost.param_bytes(dtype) for dtype in BYTES},
+        "peak_activation_bytes": {dtype: cost.peak_activation_bytes(dtype) for dtype in BYTES},
+        "receptive_field": list(cost.receptive_field),
         "layers": [layer._asdict() for layer in cost.layers],
     }
 
@@ -34,7 +41,7 @@ def describe(network: str, input: tuple[int, int], n_classes: int) -> dict[str, 
 def main(argv: list[str] | None = None) -> int:
     """The command: a table for people, or with `--json` one JSON document on stdout."""
     parser = argparse.ArgumentParser(prog="python -m search_space.describe", description=__doc__)
-    parser.add_argument("network", help=f"{', '.join(PRESETS)}, or a notation such as {PRESETS['dssdn-large']}")
+    parser.add_argument("network", help=f"{', '.join(NETWORKS)}, or a notation such as {NETWORKS['dssdn-large']}")
     parser.add_argument("--input", default="431x256", help="frames x mels (default: 431x256, the paper's 10 s)")
     parser.add_argument("--classes", type=int, default=10, help="number of classes (default: 10)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -73,6 +80,14 @@ def _print_table(network: dict[str, Any]) -> None:
     console.print(network["architecture"], soft_wrap=True)
     console.print(f"input {frames} frames x {mels} mels, {network['n_classes']} classes")
     console.print(table)
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    for convention, macs in network["macs_by"].items():
+        facts.add_row(f"MACs, {convention}", f"{macs:,}")
+    for what in ("param_bytes", "peak_activation_bytes"):
+        by_type = ", ".join(f"{size:,} as {dtype}" for dtype, size in network[what].items())
+        facts.add_row(what.replace("_", " "), by_type)
+    facts.add_row("receptive field", "{} frames x {} mels".format(*network["receptive_field"]))
+    console.print(facts)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from search_space.architecture import Architecture
-from search_space.blocks import DistillationBlock, channel_means, named
+from search_space.blocks import DistillationBlock, PlainBlock, channel_means, named
 from search_space.presets import resolve
 
 
 class Dssdn(nn.Module):
     """The deep space separable distillation network of one architecture, (B, 1, T, F) log-mel to (B, K) logits.
 
-    Runs at every input of at least 1 x 1: pooling stops at size 1. Every block's output but the first one's is averaged over
-    time and mel, and their concatenation passes two linear layers.
+    Runs at every input of at least 1 x 1: pooling stops at size 1. The outputs of the blocks that the head sees are averaged
+    over time and mel, and their concatenation passes two linear layers.
 
     Maps travel in channels_last, which the weights' layout asks for (they stay contiguous in torch's sense, so safetensors
     takes them as they are). Measured: training step of DSSDN-Large, 1 thread of an EPYC with AVX-512 bf16, ms a clip in fp32
@@ -40,7 +40,9 @@ class Dssdn(nn.Module):
         )
         inputs = (stem, *(block.out_channels for block in architecture.blocks[:-1]))
         self.blocks = nn.ModuleList(
-            DistillationBlock(c_in, block, architecture.heavy)
+            PlainBlock(c_in, block)
+            if architecture.kind == "plain"
+            else DistillationBlock(c_in, block, architecture.heavy, architecture.merge, architecture.eca)
             for c_in, block in zip(inputs, architecture.blocks, strict=True)
         )
         taps = sum(block.out_channels for block in architecture.taps)
@@ -54,15 +56,19 @@ class Dssdn(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        for parameter in self.parameters():
+            packed = parameter.data.to(memory_format=torch.channels_last) if parameter.ndim == 4 else parameter.data
+            if packed.is_contiguous():  # not the weight of a plain 3x3, which follows its input's layout instead
+                parameter.data = packed
 
     def forward(self, logmel_BCTF: Tensor) -> Tensor:
         x_BCTF = self.stem(logmel_BCTF)
         taps = []
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks, start=1):
             x_BCTF = block(x_BCTF)
-            taps.append(channel_means(x_BCTF))
-        return self.head(torch.cat(taps[1:] or taps, dim=1))
+            if number in self.architecture.tap_numbers:
+                taps.append(channel_means(x_BCTF))
+        return self.head(torch.cat(taps, dim=1))
 
 
 def build_model(network: str | Architecture, n_classes: int = 10) -> Dssdn:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
+from math import gcd
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from search_space.complexity import LayerCost, convolution
@@ -19,13 +20,18 @@ if TYPE_CHECKING:
 
 
 class Option(NamedTuple):
-    """An operator's option: its name, its letter in the notation, what a space offers, and what is accepted at all."""
+    """An operator's option: its name, its letter in the notation, what a space offers, what is accepted at all, its default.
+
+    One without a default is always written and always searched; one with a default is written where it departs from it, and
+    searched in a wide space only.
+    """
 
     name: str
     letter: str
     choices: tuple[int | float, ...]
     low: int | float
     high: int | float
+    default: int | float | None = None
 
     @property
     def type(self) -> type[int] | type[float]:
@@ -34,14 +40,29 @@ class Option(NamedTuple):
     def check(self, value: object) -> None:
         """Raises `UserError` when the value is not of the option's type or out of its range."""
         whole = self.type is int
+        advice = self.choices[0] if self.default is None else self.default
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-            raise UserError(f"{self.name} is a {'whole ' if whole else ''}number; got {value!r}; try {self.choices[0]}")
+            raise UserError(f"{self.name} is a {'whole ' if whole else ''}number; got {value!r}; try {advice}")
         if not self.low <= value <= self.high:
-            raise UserError(f"{self.name} is from {self.low} to {self.high}; got {value!r}; try {self.choices[0]}")
+            raise UserError(f"{self.name} is from {self.low} to {self.high}; got {value!r}; try {advice}")
 
 
-def _option(letter: str, choices: tuple[int | float, ...], low: int | float, high: int | float) -> Any:
-    return field(metadata={"letter": letter, "choices": choices, "low": low, "high": high})
+def _option(
+    letter: str,
+    choices: tuple[int | float, ...],
+    low: int | float,
+    high: int | float,
+    default: int | float | None = None,
+) -> Any:
+    metadata = {"letter": letter, "choices": choices, "low": low, "high": high, "default": default}
+    return field(default=MISSING if default is None else default, metadata=metadata)
+
+
+class Map(NamedTuple):
+    """A map that an operator writes: its channels, and which maps it is made of (0 the operator's input, k the k-th written)."""
+
+    channels: int
+    reads: tuple[int, ...]
 
 
 class Operator(ABC):
@@ -49,6 +70,9 @@ class Operator(ABC):
 
     name: str
     """As the notation spells it: lower-case letters and digits."""
+
+    offered: bool = True
+    """Whether every space offers it; else only the wide one does."""
 
     @classmethod
     def options(cls) -> tuple[Option, ...]:
@@ -62,6 +86,15 @@ class Operator(ABC):
     @abstractmethod
     def build(self, c_in: int, c_out: int) -> nn.Module:
         """The operator as a torch module. No bias, norm or activation: the block follows it with batch norm and ReLU."""
+
+    def maps(self, c_in: int, c_out: int) -> tuple[Map, ...]:
+        """Every map it writes at full size, in order, the last its output; here each layer reads the one before."""
+        return tuple(Map(row.shape[0], (index,)) for index, row in enumerate(self.cost("", c_in, (c_out, 1, 1))))
+
+    @property
+    def extent(self) -> int:
+        """How many frames, and how many mels, of its input one position of its output sees."""
+        return 3
 
 
 OPERATORS: dict[str, type[Operator]] = {}
@@ -82,29 +115,50 @@ def register(operator: AnyOperator) -> AnyOperator:
 class SeparableConvolution(Operator):
     """SC: y = s3x1(p1x1(x)) + s1x3(p1x1(x)), p an ordinary 1x1 convolution, the two s channel-wise.
 
-    Source: DSSDN (arXiv 2405.03567), eq. 1; used in DSSDN-Large.
+    `groups` divides p's channels into as many groups as c_in and c_out allow, up to this number: the greatest common divisor
+    of the three, so that every width can be built. 0 asks for all of them: c_out groups where c_out divides c_in, which
+    leaves p one or two inputs a channel and mixes nothing. `dilation` is that of both s.
+
+    Source: DSSDN (arXiv 2405.03567), eq. 1; used in DSSDN-Large. Dilation 2 is that of SP4ASC (Puy et al., DCASE 2021), and
+    both options together (groups 0, dilation 2) are the operator of the released DSMN code (DCASE 2023).
     """
 
     name = "sc"
+    dilation: int = _option("d", (1, 2), 1, 8, default=1)
+    groups: int = _option("g", (0, 1, 2), 0, 4096, default=1)
+
+    def _groups(self, c_in: int, c_out: int) -> int:
+        return gcd(self.groups, c_in, c_out)
 
     def cost(self, name: str, c_in: int, shape: tuple[int, int, int]) -> Iterator[LayerCost]:
-        yield convolution(f"{name}.pointwise", "1x1", shape, c_in * shape[0])
-        yield convolution(f"{name}.cross", "3x1 + 1x3", shape, 6 * shape[0])
+        c_out = shape[0]
+        yield convolution(f"{name}.pointwise", "1x1", shape, c_in * c_out // self._groups(c_in, c_out))
+        yield convolution(f"{name}.cross", "3x1 + 1x3", shape, 6 * c_out)
 
     def build(self, c_in: int, c_out: int) -> nn.Module:
         from search_space.blocks import Cross, named, pointwise
 
-        return named(pointwise=pointwise(c_in, c_out), cross=Cross(c_out))
+        groups = self._groups(c_in, c_out)
+        return named(pointwise=pointwise(c_in, c_out, groups=groups), cross=Cross(c_out, self.dilation))
+
+    def maps(self, c_in: int, c_out: int) -> tuple[Map, ...]:
+        return Map(c_out, (0,)), Map(c_out, (1,)), Map(c_out, (1, 2))
+
+    @property
+    def extent(self) -> int:
+        return 2 * self.dilation + 1
 
 
 @register
 @dataclass(frozen=True)
 class OrthonormalSeparableConvolution(Operator):
-    """OSC: SC with its 1x1 factored through few channels, y = s3x1(n(m(x))) + s1x3(n(m(x))), m: c_in -> mid, n: mid -> c_out.
+    """OSC: y = s3x1(n(m(x))) + s1x3(n(m(x))), SC with its 1x1 factored through few channels, m: c_in -> mid, n: mid -> c_out.
 
-    The orthonormal regularisation of m is a term of the training loss: `search_space.blocks.orthonormal_penalty`.
+    The regularisation is a term of the training loss, 0.1 * sum over the layers m of || W W^T - I ||, W the mid x c_in weight:
+    the Frobenius norm as in BSConv's code, not its square (`search_space.blocks.orthonormal_penalty`).
 
-    Source: DSSDN (arXiv 2405.03567), eq. 2; used in DSSDN-Small. Assumed: mid = 6 there, the paper gives none.
+    Source: DSSDN (arXiv 2405.03567), eq. 2; used in DSSDN-Small; the term and its weight: BSConv (arXiv 2003.13549).
+    Assumed: mid = 6 there, the paper gives none.
     """
 
     name = "osc"
@@ -117,10 +171,13 @@ class OrthonormalSeparableConvolution(Operator):
         yield convolution(f"{name}.cross", "3x1 + 1x3", shape, 6 * c_out)
 
     def build(self, c_in: int, c_out: int) -> nn.Module:
-        from search_space.blocks import Cross, OrthonormalPointwise, named, pointwise
+        from search_space.blocks import Cross, OrthonormalConv2d, named, pointwise
 
-        squeeze, expand = OrthonormalPointwise(c_in, self.osc_mid), pointwise(self.osc_mid, c_out)
+        squeeze, expand = OrthonormalConv2d(c_in, self.osc_mid), pointwise(self.osc_mid, c_out)
         return named(squeeze=squeeze, expand=expand, cross=Cross(c_out))
+
+    def maps(self, c_in: int, c_out: int) -> tuple[Map, ...]:
+        return Map(self.osc_mid, (0,)), Map(c_out, (1,)), Map(c_out, (2,)), Map(c_out, (2, 3))
 
 
 @register
@@ -151,3 +208,29 @@ class SeparablePartialConvolution(Operator):
         c_part = self._channels(c_in)
         partial = Partial(c_part, pointwise=pointwise(c_part, c_part), cross=Cross(c_part))
         return named(partial=partial, pointwise=pointwise(c_in, c_out))
+
+    def maps(self, c_in: int, c_out: int) -> tuple[Map, ...]:
+        c_part = self._channels(c_in)
+        return Map(c_part, (0,)), Map(c_part, (1,)), Map(c_part, (1, 2)), Map(c_in, (0, 3)), Map(c_out, (4,))
+
+
+@register
+@dataclass(frozen=True)
+class PlainConvolution(Operator):
+    """conv: an ordinary 3x3 convolution.
+
+    Source: DSSDN (arXiv 2405.03567), Table 2: what takes the operators' place in DL-O, and the block's in DL-B.
+    """
+
+    name = "conv"
+    offered = False
+
+    def cost(self, name: str, c_in: int, shape: tuple[int, int, int]) -> Iterator[LayerCost]:
+        yield convolution(f"{name}.conv", "3x3", shape, 9 * c_in * shape[0])
+
+    def build(self, c_in: int, c_out: int) -> nn.Module:
+        from torch import nn
+
+        from search_space.blocks import named
+
+        return named(conv=nn.Conv2d(c_in, c_out, 3, padding=1, bias=False))

@@ -49,9 +49,14 @@ class Space:
 
     Widths grow twice and then stay: block i's input has stem + growth * min(i, 2) channels, and so has the last output.
     `per_block` says whether each block has its own split ratio and operator (names `b1_split_ratio`, ...) or all share one.
-    Two different sets of choices always make two different architectures.
+    `wide` adds what the paper's relatives do differently: every operator and all options of each, plain blocks, the head's
+    width and what it sees, whether the first block pools time, which half is heavy, how the parts are merged, and whether
+    there is channel attention; it is not meant together with `per_block`. Two different sets of choices always make two
+    different architectures.
 
-    Source: the axes are those of DSSDN (arXiv 2405.03567) and the presets are inside. Assumed: the options.
+    Source: the axes are those of DSSDN (arXiv 2405.03567), in a wide space also of DSMN (DCASE 2023) and SP4ASC (DCASE
+    2021); the presets are inside. Assumed: the options. Left out: fixed attention kernels, since at these widths the kernel
+    that follows them is 3 anyway, and pooling of the last block, which averages what the head averages.
     """
 
     name: str
@@ -60,10 +65,17 @@ class Space:
     stems: tuple[int, ...] = (8, 12, 16, 20, 24, 28, 32)
     growths: tuple[int, ...] = (0, 4, 8, 12, 16, 20, 24)
     split_ratios: tuple[float, ...] = (0.25, 0.375, 0.5, 0.625, 0.75, 1.0)
+    wide: bool = False
+    heads: tuple[int, ...] = (32, 64, 128)
+
+    def __post_init__(self) -> None:
+        assert not (self.wide and self.per_block), "a space is wide or chooses for every block"
 
     @cached_property
     def _choices(self) -> tuple[Choice, ...]:
         shared = [Choice("depth", self.depths), Choice("stem", self.stems), Choice("growth", self.growths)]
+        if self.wide:
+            return (*shared, *self._wide_choices())
         if not self.per_block:
             return (*shared, *self._block_choices("", None))
         for number in range(1, self.depths[-1] + 1):
@@ -72,14 +84,33 @@ class Space:
         return tuple(shared)
 
     def _block_choices(self, prefix: str, when: tuple[str, tuple[Value, ...]] | None) -> list[Choice]:
-        choices = [
-            Choice(f"{prefix}split_ratio", self.split_ratios, when),
-            Choice(f"{prefix}operator", tuple(OPERATORS), when),
-        ]
-        for name, operator in OPERATORS.items():
+        offered = [name for name, operator in OPERATORS.items() if operator.offered]
+        return [Choice(f"{prefix}split_ratio", self.split_ratios, when), *self._operator_choices(prefix, offered, when)]
+
+    def _operator_choices(
+        self, prefix: str, operators: Sequence[str], when: tuple[str, tuple[Value, ...]] | None
+    ) -> list[Choice]:
+        choices = [Choice(f"{prefix}operator", tuple(operators), when)]
+        for name in operators:
             called = (f"{prefix}operator", (name,))
-            choices += [Choice(prefix + option.name, option.choices, called) for option in operator.options()]
+            options = (o for o in OPERATORS[name].options() if self.wide or o.default is None)
+            choices += [Choice(prefix + option.name, option.choices, called) for option in options]
         return choices
+
+    def _wide_choices(self) -> list[Choice]:
+        distilled, cut = ("kind", ("distillation",)), tuple(ratio for ratio in self.split_ratios if ratio < 1)
+        deep = tuple(depth for depth in self.depths if depth > 2)  # of two blocks, the last are the later ones
+        return [
+            Choice("head", self.heads),
+            Choice("first_pool", ("1x2", "2x2")),
+            Choice("taps", ("all", "last", "later"), ("depth", deep)),
+            *self._operator_choices("", tuple(OPERATORS), None),
+            Choice("kind", ("distillation", "plain")),
+            Choice("attention", ("adaptive", "none"), distilled),
+            Choice("split_ratio", self.split_ratios, distilled),
+            Choice("heavy", ("low", "high"), ("split_ratio", cut)),
+            Choice("merge", ("splice", "add", "concat"), ("split_ratio", (0.5,))),
+        ]
 
     @property
     def choices(self) -> dict[str, tuple[Value, ...]]:
@@ -136,7 +167,15 @@ class Space:
         for number, block in enumerate(blocks, start=1):
             prefix = f"b{number}_" if self.per_block else ""
             facts |= {f"{prefix}split_ratio": block.split_ratio, f"{prefix}operator": block.operator}
+            defaults = ((option.name, option.default) for option in block.module.options())
+            facts |= {f"{prefix}{name}": default for name, default in defaults if default is not None}
             facts |= {f"{prefix}{name}": value for name, value in block.options}
+        if self.wide:
+            numbers, depth = architecture.tap_numbers, len(blocks)
+            facts |= {"kind": architecture.kind, "heavy": architecture.heavy, "merge": architecture.merge}
+            facts |= {"head": architecture.head, "attention": "none" if architecture.eca == 0 else "adaptive"}
+            facts["first_pool"] = "x".join(map(str, blocks[0].pool))
+            facts["taps"] = "last" if numbers == (depth,) else "all" if len(numbers) == depth else "later"
         chosen: dict[str, Value] = {}
         outside = f"{architecture} is outside the space {self.name!r}"
         for choice in self._choices:
@@ -174,10 +213,13 @@ class Space:
     def largest(self, input: tuple[int, int], n_classes: int) -> tuple[int, int]:
         """The most params and the most MACs in the space (of two networks, perhaps), for `input` = (frames, mels).
 
-        Both grow with depth and width, so only the widest and deepest are compared; where blocks choose for themselves,
-        each block's own maximum counts, since a block's cost does not depend on the others' choices.
+        Both grow with depth and width (and in a wide space with the head, what it sees, and the frames that the first block
+        leaves), so only the widest and deepest are compared; where blocks choose for themselves, each block's own maximum
+        counts, since a block's cost does not depend on the others' choices.
         """
-        biggest = {"depth": self.depths[-1], "stem": self.stems[-1], "growth": self.growths[-1]}
+        biggest: dict[str, Value] = {"depth": self.depths[-1], "stem": self.stems[-1], "growth": self.growths[-1]}
+        if self.wide:
+            biggest |= {"head": self.heads[-1], "taps": "all", "first_pool": "1x2"}
         uniform = replace(self, per_block=False)
         costs = [count(uniform._architecture(c), input, n_classes) for c in uniform._completions(biggest)]
 
@@ -189,7 +231,9 @@ class Space:
 
     def cheapest(self) -> Iterator[Architecture]:
         """The shallowest and narrowest networks: where none of these meets a set of caps, none of the space does."""
-        smallest = {"depth": self.depths[0], "stem": self.stems[0], "growth": self.growths[0]}
+        smallest: dict[str, Value] = {"depth": self.depths[0], "stem": self.stems[0], "growth": self.growths[0]}
+        if self.wide:
+            smallest |= {"head": self.heads[0], "taps": "last", "first_pool": "2x2"}
         return (self._architecture(complete) for complete in self._completions(smallest))
 
     def _completions(self, fixed: Mapping[str, Value]) -> Iterator[dict[str, Value]]:
@@ -208,16 +252,30 @@ class Space:
         return extend({}, self._choices)
 
     def _architecture(self, chosen: Mapping[str, Any]) -> Architecture:
+        depth = chosen["depth"]
+        first_pool = (1, 2) if chosen.get("first_pool") == "1x2" else (2, 2)
+
         def block(number: int) -> Block:
             prefix = f"b{number}_" if self.per_block else ""
             operator = chosen[f"{prefix}operator"]
-            options = tuple((o.name, chosen[f"{prefix}{o.name}"]) for o in OPERATORS[operator].options())
-            return Block(width(number), operator, options, chosen[f"{prefix}split_ratio"])
+            names = (option.name for option in OPERATORS[operator].options())
+            options = tuple((name, chosen[prefix + name]) for name in names if prefix + name in chosen)
+            ratio = chosen.get(f"{prefix}split_ratio", 1.0)  # a plain block has none
+            return Block(width(number), operator, options, ratio, first_pool if number == 1 else (2, 2))
 
         def width(number: int) -> int:
             return chosen["stem"] + chosen["growth"] * min(number, 2)
 
-        return Architecture(chosen["stem"], tuple(block(number) for number in range(1, chosen["depth"] + 1)))
+        return Architecture(
+            chosen["stem"],
+            tuple(block(number) for number in range(1, depth + 1)),
+            heavy=chosen.get("heavy", "low"),
+            head=chosen.get("head", 64),
+            merge=chosen.get("merge", "splice"),
+            tapped={"all": tuple(range(1, depth + 1)), "last": (depth,)}.get(chosen.get("taps", "later"), ()),
+            eca=0 if chosen.get("attention") == "none" else None,
+            kind=chosen.get("kind", "distillation"),
+        )
 
 
 def _per_part(cost: Cost, what: Literal["params", "macs"]) -> list[int]:
@@ -228,11 +286,21 @@ def _per_part(cost: Cost, what: Literal["params", "macs"]) -> list[int]:
     return list(totals.values())
 
 
-_SPACES = {space.name: space for space in (Space("dssdn", per_block=False), Space("dssdn-blocks", per_block=True))}
+_SPACES = {
+    space.name: space
+    for space in (
+        Space("dssdn", per_block=False),
+        Space("dssdn-blocks", per_block=True),
+        Space("dssdn-wide", per_block=False, wide=True),
+    )
+}
 
 
 def get_space(name: str = "dssdn") -> Space:
-    """The space of this name: `dssdn` (one split ratio and operator a network) or `dssdn-blocks` (one a block).
+    """The space of this name.
+
+    `dssdn` (one split ratio and operator a network), `dssdn-blocks` (one a block), or `dssdn-wide` (one a network, and the
+    options of the paper's relatives).
 
     Raises `UserError` when there is none.
     """

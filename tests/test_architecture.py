@@ -6,15 +6,15 @@ import re
 import numpy as np
 import pytest
 
-from search_space import PRESETS, Architecture, Block, get_space, resolve
+from search_space import NETWORKS, PRESETS, Architecture, Block, get_space, resolve
 from search_space.errors import UserError
 from search_space.presets import preset_name
 
 SC, OSC6 = ("sc", ()), ("osc", (("osc_mid", 6),))
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_preset_round_trips_by_name_and_notation(name):
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network_round_trips_by_name_and_notation(name):
     architecture = resolve(name)
     assert Architecture.parse(str(architecture)) == architecture == resolve(str(architecture)) == resolve(architecture)
     assert preset_name(architecture) == name
@@ -33,6 +33,17 @@ def test_preset_round_trips_by_name_and_notation(name):
             Architecture(8, (Block(8, *SC, 0.5), Block(8, *OSC6, 1), Block(8, "spc", (("partial_ratio", 0.125),), 0.25))),
             "dssdn_c8-8-8-8_r0.5-1-0.25_sc-osc.m6-spc.p0.125_h64",
         ),
+        (
+            Architecture(8, (Block(8, "sc", (("dilation", 2), ("groups", 0))), Block(8, "sc", (("groups", 2),)))),
+            "dssdn_c8-8-8_r0.5_sc.d2.g0-sc.g2_h64",
+        ),
+        (Architecture(8, (Block(8, *SC), Block(8, *SC)), merge="add", tapped=(1, 2)), "dssdn_c8-8-8_r0.5_sc_h64_add_t1-2"),
+        (
+            Architecture(8, (Block(8, *SC, pool=(1, 2)), Block(8, *SC, 1, pool=(2, 1))), "high", 16, "concat", eca=5),
+            "dssdn_c8-8-8_r0.5-1_sc_h16_high_concat_p1x2-2x1_eca5",
+        ),
+        (Architecture(8, (Block(8, "conv", (), 1, (1, 1)),), kind="plain"), "dssdn_c8-8_r1_conv_h64_p1x1_plain"),
+        (Architecture(8, (Block(8, *SC),), eca=0), "dssdn_c8-8_r0.5_sc_h64_eca0"),
     ],
 )  # fmt: skip
 def test_notation(architecture, notation):
@@ -40,7 +51,47 @@ def test_notation(architecture, notation):
     assert Architecture.parse(notation) == architecture
 
 
-@pytest.mark.parametrize("name", ["dssdn", "dssdn-blocks"])
+def any_architecture(rng):
+    """One with every option free, where they do not contradict each other."""
+    pick = lambda *options: options[rng.integers(len(options))]  # noqa: E731
+    depth, plain, merge = int(rng.integers(1, 7)), bool(rng.integers(2)), pick("splice", "add", "concat")
+    merge = "splice" if plain else merge
+
+    def block():
+        ratio = 1.0 if plain else pick(0.25, 0.5, 1.0) if merge == "splice" else pick(0.5, 1.0)
+        pools_mel = 2 if merge != "splice" and ratio < 1 else pick(1, 2)
+        operator = pick(("sc", ()), ("sc", (("dilation", 2),)), ("sc", (("groups", 4),)), OSC6, ("conv", ()))
+        return Block(int(rng.integers(2, 99)), *operator, ratio, (pick(1, 2), pools_mel))
+
+    taps = {int(number) for number in rng.integers(1, depth + 1, 2)} | {depth}
+    free = {} if plain else {"heavy": pick("low", "high"), "eca": pick(None, 0, 1, 7)}
+    return Architecture(
+        9,
+        tuple(block() for _ in range(depth)),
+        head=32,
+        merge=merge,
+        tapped=pick((), tuple(sorted(taps))),
+        kind="plain" if plain else "distillation",
+        **free,
+    )
+
+
+def test_every_combination_of_options_round_trips():
+    rng = np.random.default_rng(0)
+    drawn = [any_architecture(rng) for _ in range(500)]
+    assert all(Architecture.parse(str(architecture)) == architecture for architecture in drawn)
+    assert len(set(map(str, drawn))) == len(set(drawn)) > 400
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", str(architecture)) for architecture in drawn)
+
+
+def test_what_is_default_is_not_written():
+    default = Architecture.parse("dssdn_c8-8-8_r0.5_sc_h64")
+    for longer in ("sc.d1_h64", "sc.d1.g1_h64", "sc_h64_p2x2", "sc_h64_t2", "sc_h64_p2x2-2x2_t2"):
+        assert Architecture.parse(f"dssdn_c8-8-8_r0.5_{longer}") == default
+    assert str(default) == "dssdn_c8-8-8_r0.5_sc_h64"
+
+
+@pytest.mark.parametrize("name", ["dssdn", "dssdn-blocks", "dssdn-wide"])
 def test_sampled_architectures_round_trip_in_safe_characters(name):
     rng = np.random.default_rng(0)
     for _ in range(200):
@@ -65,13 +116,18 @@ def test_the_head_taps_all_blocks_but_the_first_or_the_only_one():
     assert Architecture.parse("dssdn_c8-12_r0.5_sc_h64").taps == (Block(12, *SC),)
 
 
+def test_or_the_blocks_it_is_told_to():
+    architecture = Architecture.parse("dssdn_c8-12-16-20_r0.5_sc_h64_t1-3")
+    assert architecture.taps == (Block(12, *SC), Block(20, *SC))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("resnet", "unknown network 'resnet'; known:.*dssdn-large.*notation such as dssdn_c28"),
         ("dssdn_c28_sc", "not the notation of an architecture; it looks like dssdn_c28"),
         ("dssdn_c28_r0.5_sc_h64", "at least one block; got none"),
-        ("dssdn_c28-44_r0.5_xx_h64", r"unknown operator 'xx'; known: \['osc', 'sc', 'spc'\]"),
+        ("dssdn_c28-44_r0.5_xx_h64", r"unknown operator 'xx'; known: \['conv', 'osc', 'sc', 'spc'\]"),
         ("dssdn_c28-44_r0.5_sc.m6_h64", "unknown option of 'sc' 'm'"),
         ("dssdn_c28-44_r0.5_osc_h64", r"takes the options \['osc_mid'\]; got \[\]"),
         ("dssdn_c28-44_r0.5_osc.m6.m8_h64", r"takes the options \['osc_mid'\]"),
@@ -83,6 +139,17 @@ def test_the_head_taps_all_blocks_but_the_first_or_the_only_one():
         ("dssdn_c28-44_r0.5-0.5_sc_h64", "split ratios are given once or once a block; got 2 for 1 blocks"),
         ("dssdn_c28-1_r0.5_sc_h64", "a block's output has 2 to 4096 channels, a whole number; got 1; try 28"),
         ("dssdn_c28-44_r0.5_sc_h0", "the head has 2 to 4096"),
+        ("dssdn_c28-44_r0.5_sc.d9_h64", "dilation is from 1 to 8; got 9; try 1"),
+        ("dssdn_c28-44_r0.5_sc_h64_p3x2", "divides frames and mels by 1 or 2 each; got 3x2; try 2x2"),
+        ("dssdn_c28-44-44_r0.5_sc_h64_p2x2-2x1-2x2", "poolings are given once or once a block; got 3 for 2 blocks"),
+        ("dssdn_c28-44-44_r0.5_sc_h64_t1", r"the last one among them.*got \[1\] of 2 blocks; try \[1, 2\]"),
+        ("dssdn_c28-44-44_r0.5_sc_h64_t2-1-2", "each once, ascending"),
+        ("dssdn_c28-44_r0.5_sc_h64_eca4", "an odd number from 1 to 63, or 0 for none; got 4; try 3"),
+        ("dssdn_c28-44_r0.25_sc_h64_add", "merge 'add' lays two equal parts.*got ratio 0.25 and pool 2x2"),
+        ("dssdn_c28-44_r0.5_sc_h64_concat_p2x1", "merge 'concat' lays.*got ratio 0.5 and pool 2x1"),
+        ("dssdn_c28-44_r0.5_sc_h64_plain", "a plain block is not cut.*got dssdn_c28-44_r0.5_sc_h64_plain; write e.g."),
+        ("dssdn_c28-44_r1_sc_h64_eca0_plain", "has no attention"),
+        ("dssdn_c28-44_r0.5_sc_h64_mean", "not the notation"),
     ],
 )
 def test_what_is_wrong_is_said(text, message):
@@ -93,5 +160,9 @@ def test_what_is_wrong_is_said(text, message):
 def test_an_unknown_half_and_a_wrong_type_are_refused():
     with pytest.raises(UserError, match="unknown heavy half 'middle'"):
         Architecture(8, (Block(8, *SC),), heavy="middle")
+    with pytest.raises(UserError, match="unknown merge 'mean'"):
+        Architecture(8, (Block(8, *SC),), merge="mean")
+    with pytest.raises(UserError, match="unknown kind of block 'dense'"):
+        Architecture(8, (Block(8, *SC),), kind="dense")
     with pytest.raises(UserError, match=r"osc_mid is a whole number; got 6\.0"):
         Block(8, "osc", (("osc_mid", 6.0),))

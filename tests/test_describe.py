@@ -7,18 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from search_space import PRESETS, count
+from search_space import NETWORKS, count
 from search_space.describe import main
 from search_space.errors import UserError
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_json_is_one_document_that_adds_up(name, capsys):
     assert main([name, "--input", "431x256", "--classes", "50", "--json"]) == 0
     network = json.loads(capsys.readouterr().out)
-    cost = count(PRESETS[name], (431, 256), 50)
-    assert list(network) == ["architecture", "preset", "input", "n_classes", "params", "macs", "layers"]
-    assert (network["architecture"], network["preset"]) == (str(PRESETS[name]), name)
+    cost = count(NETWORKS[name], (431, 256), 50)
+    assert list(network) == [
+        "architecture", "preset", "input", "n_classes", "params", "macs", "macs_by", "param_bytes", "peak_activation_bytes",
+        "receptive_field", "layers",
+    ]  # fmt: skip
+    assert (network["architecture"], network["preset"]) == (str(NETWORKS[name]), name)
+    assert network["macs_by"] == cost.macs_by
+    assert network["param_bytes"] == {"float32": 4 * cost.params, "float16": 2 * cost.params, "int8": cost.params}
+    assert network["peak_activation_bytes"]["float32"] == 4 * cost.peak_activations
+    assert network["receptive_field"] == list(cost.receptive_field)
     assert (network["input"], network["n_classes"]) == ([431, 256], 50)
     assert network["params"] == cost.params == sum(layer["params"] for layer in network["layers"])
     assert network["macs"] == cost.macs == sum(layer["macs"] for layer in network["layers"])
@@ -42,6 +49,10 @@ def test_the_table_names_every_layer_and_the_total(capsys):
     assert "blocks.1.second.operator.partial.pointwise" in text
     assert "431 frames x 256 mels, 10 classes" in text
     assert text.index("head.classes") < text.index("total")
+    words = " ".join(text.split())
+    for fact in ("MACs, conv+linear", "MACs, fvcore", "MACs, dcase", "as float16", "peak activation bytes"):
+        assert fact in words
+    assert "receptive field 24 frames x 24 mels" in words
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from search_space import PRESETS, Architecture, build_model
+from search_space import NETWORKS as PAPER
+from search_space import Architecture, build_model
 from search_space.blocks import DistillationBlock
 from search_space.complexity import heavy_bins
 from search_space.operators import OPERATORS
@@ -18,8 +19,16 @@ def small_networks():
 
 
 NETWORKS = {
-    **{name: str(preset) for name, preset in PRESETS.items()},
+    **{name: str(network) for name, network in PAPER.items() if name != "dl-b"},  # at full size throughout: slow
     **{n.split("_")[3]: n for n in small_networks()},
+    "unpooled": "dssdn_c8-9-12_r1_conv_h16_p1x1_plain",
+    "add": "dssdn_c8-9-12-12-12-12_r0.5_sc_h16_add",
+    "concat": "dssdn_c8-9-12-13-12-12_r0.5-1-0.5-0.5-0.5_sc.g0_h16_high_concat_p2x2-1x1-1x2-2x2-2x2",
+    "pools": "dssdn_c8-9-12-12-12_r0.25_sc_h16_p2x1-1x2-1x1-2x2",
+    "taps": "dssdn_c8-9-12-12_r0.5_sc_h16_t1-3",
+    "eca5": "dssdn_c8-9-12_r0.5_sc_h16_eca5",
+    "eca0": "dssdn_c8-9-12_r0.5_sc_h16_eca0",
+    "plain": "dssdn_c8-9-12_r1_sc.d2_h16_plain",
 }
 EVERY_INPUT = [(216, 256), (44, 256), (44, 64), (32, 32), (20, 16)]
 every_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
@@ -27,12 +36,12 @@ every_input = pytest.mark.parametrize("size", EVERY_INPUT, ids="{0[0]}x{0[1]}".f
 
 
 def active(model, size):
-    """Names of the parameters that take part at this input: not those of a light branch whose map is a single bin."""
+    """Names of the parameters that take part at this input: not those of a spliced light branch whose map is a single bin."""
     silent, mels = set(), size[1]
-    for index in range(len(model.blocks)):
-        if mels == 1:
+    for index, block in enumerate(model.architecture.blocks):
+        if mels == 1 and model.architecture.merge == "splice":
             silent.add(f"blocks.{index}.light.")
-        mels = max(mels // 2, 1)
+        mels = max(mels // block.pool[1], 1)
     return [name for name, _ in model.named_parameters() if not name.startswith(tuple(silent))]
 
 
@@ -175,3 +184,65 @@ def test_the_block_is_the_structure_written_plainly():
     spliced = torch.cat([conv(distilled, b.fuse), conv(high, b.light)], 3)
     y = nn.functional.avg_pool2d(norm(b.attention(spliced)).relu(), 2)
     torch.testing.assert_close(b(x), y)
+
+
+def conv(y, layer):
+    return nn.functional.conv2d(y, layer.weight, layer.bias)
+
+
+def distilled(b, x):
+    r1 = b.first(x)
+    return conv(torch.cat([conv(x, b.distil_input), conv(r1, b.distil_first), b.third(b.second(r1))], 1), b.fuse)
+
+
+@pytest.mark.parametrize("merge", ["add", "concat"])
+@pytest.mark.parametrize("half", ["low", "high"])
+@pytest.mark.parametrize("mels", [8, 9, 1])
+def test_parts_laid_over_each_other_are_equal_and_halve_the_mel_axis(merge, half, mels):
+    """Of an odd number of bins the topmost is left out, as by an average pool; a single one is in both parts."""
+    torch.manual_seed(0)
+    high = "_high" if half == "high" else ""
+    b = build_model(f"dssdn_c6-9_r0.5_sc_h8{high}_{merge}").double().eval().blocks[0]
+    x = torch.randn(2, 6, 5, mels, dtype=torch.float64)
+    low, upper = (x, x) if mels == 1 else (x[..., :4], x[..., 4:8])
+    heavy, light = (low, upper) if half == "low" else (upper, low)
+    parts = [distilled(b, heavy), conv(light, b.light)][:: 1 if half == "low" else -1]
+    y = parts[0] + parts[1] if merge == "add" else torch.cat(parts, 1)
+    assert y.shape[1] == 9
+    y = nn.functional.avg_pool2d(b.norm(b.attention(y)).relu(), (2, 1))
+    torch.testing.assert_close(b(x), y)
+    assert b(x).shape == (2, 9, 2, max(mels // 2, 1))
+
+
+def test_a_plain_block_is_operator_norm_relu_and_pool():
+    b = build_model("dssdn_c6-9_r1_conv_h8_p2x1_plain").double().blocks[0]
+    x = torch.randn(2, 6, 5, 4, dtype=torch.float64)
+    y = nn.functional.batch_norm(nn.functional.conv2d(x, b.operator.conv.weight, padding=1), None, None, training=True)
+    torch.testing.assert_close(b(x), nn.functional.avg_pool2d(y.relu(), (2, 1)))
+
+
+def test_without_attention_nothing_looks_across_the_channels():
+    with_it, without = (build_model(f"dssdn_c6-9_r0.5_sc_h8{end}") for end in ("", "_eca0"))
+    assert [n for n, _ in with_it.named_parameters() if "attention" in n] == ["blocks.0.attention.conv.weight"]
+    assert [n for n, _ in without.named_parameters() if "attention" in n] == []
+
+
+@pytest.mark.parametrize(
+    ("pools", "sizes"), [("1x1", [(9, 8)] * 2), ("2x1-1x2", [(4, 8), (4, 4)]), ("2x2", [(4, 4), (2, 2)])]
+)
+def test_each_block_pools_as_told(pools, sizes):
+    model, seen = build_model(f"dssdn_c4-4-4_r0.5_sc_h8_p{pools}"), []
+    for block in model.blocks:
+        block.register_forward_hook(lambda *a: seen.append(tuple(a[2].shape[2:])))
+    model(torch.randn(2, 1, 9, 8))
+    assert seen == sizes
+
+
+def test_the_head_sees_the_blocks_it_taps():
+    model = build_model("dssdn_c4-5-6-7_r0.5_sc_h8_t1-3").eval()
+    assert model.head.hidden.in_features == 5 + 7
+    means, x = [], torch.randn(2, 1, 16, 16)
+    for block in model.blocks:
+        block.register_forward_hook(lambda *a: means.append(a[2].mean((2, 3))))
+    logits = model(x)
+    torch.testing.assert_close(model.head(torch.cat([means[0], means[2]], 1)), logits)

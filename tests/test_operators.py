@@ -5,61 +5,79 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import conv2d
 
 from search_space import Architecture, build_model, count, operators
-from search_space.blocks import ChannelAttention, Cross, orthonormal_penalty
-from search_space.complexity import eca_kernel, fvcore_count
+from search_space.blocks import ChannelAttention, Cross, OrthonormalConv2d, orthonormal_penalty, plain
+from search_space.complexity import count_module, eca_kernel, fvcore_count
 from search_space.operators import OPERATORS
 from search_space.space import Space
 
 
-def mix(x, weight):
-    """p1x1(x): each output channel a weighted sum of input channels."""
-    return torch.einsum("oc,bctf->botf", weight.flatten(1), x)
-
-
-def slide(x, weight, dim):
-    """A channel-wise convolution of three taps along one axis, zeros outside."""
-    taps = weight.reshape(1, -1, 1, 1, 3)
-    edge = torch.zeros_like(x.narrow(dim, 0, 1))
-    size = x.shape[dim]
-    padded = torch.cat([edge, x, edge], dim)
-    return sum(taps[..., tap] * padded.narrow(dim, tap, size) for tap in range(3))
-
-
-def cross(x, module):
-    return slide(x, module.along_time, 2) + slide(x, module.along_mel, 3)
-
-
-def sc(x, operator):
+def sc(x, p, s_time, s_mel, dilation=1, groups=1):
     """Eq. 1: s3x1(p1x1(x)) + s1x3(p1x1(x))."""
-    return cross(mix(x, operator.pointwise.weight), operator.cross)
+    d, c_out = dilation, len(p)
+    return conv2d(conv2d(x, p, groups=groups), s_time, padding=(d, 0), dilation=(d, 1), groups=c_out) + conv2d(
+        conv2d(x, p, groups=groups), s_mel, padding=(0, d), dilation=(1, d), groups=c_out
+    )
 
 
-def osc(x, operator):
+def osc(x, m, n, s_time, s_mel):
     """Eq. 2: s3x1(n1x1(m1x1(x))) + s1x3(n1x1(m1x1(x)))."""
-    return cross(mix(mix(x, operator.squeeze.weight), operator.expand.weight), operator.cross)
+    c_out = len(n)
+    return conv2d(conv2d(conv2d(x, m), n), s_time, padding=(1, 0), groups=c_out) + conv2d(
+        conv2d(conv2d(x, m), n), s_mel, padding=(0, 1), groups=c_out
+    )
 
 
-def spc(x, operator):
-    """Eq. 3: p1x1(f(x') u x''), f an SC."""
-    c_part = operator.partial.channels
-    return mix(torch.cat([sc(x[:, :c_part], operator.partial), x[:, c_part:]], 1), operator.pointwise.weight)
+def spc(x, c_dim, p_dim, s_time, s_mel, p):
+    """Eq. 3: p1x1(f(x') u x''), f an SC on the first c_dim channels x'."""
+    return conv2d(torch.cat([sc(x[:, :c_dim], p_dim, s_time, s_mel), x[:, c_dim:]], dim=1), p)
 
 
-REFERENCES = {"sc": sc, "osc": osc, "spc": spc}
+EQUATIONS = {
+    "sc": lambda x, m: sc(x, m.pointwise.weight, *crossed(m)),
+    "sc.d2": lambda x, m: sc(x, m.pointwise.weight, *crossed(m), dilation=2),
+    "sc.g2": lambda x, m: sc(x, m.pointwise.weight, *crossed(m), groups=2),
+    "sc.d2.g0": lambda x, m: sc(x, m.pointwise.weight, *crossed(m), dilation=2, groups=10),
+    "osc.m6": lambda x, m: osc(x, m.squeeze.weight, m.expand.weight, *crossed(m)),
+    "spc.p0.25": lambda x, m: spc(x, 5, m.partial.pointwise.weight, *crossed(m.partial), m.pointwise.weight),
+    "conv": lambda x, m: conv2d(x, m.conv.weight, padding=1),
+}
+
+
+def crossed(module):
+    return module.cross.along_time, module.cross.along_mel
+
+
+def operator(notation):
+    return Architecture.parse(f"dssdn_c8-8_r0.5_{notation}_h8").blocks[0].module
 
 
 def with_first_options(name):
     return OPERATORS[name](**{option.name: option.choices[0] for option in OPERATORS[name].options()})
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("notation", EQUATIONS)
 @pytest.mark.parametrize("size", [(9, 7), (2, 1), (1, 1)])
-def test_operator_is_its_equation(name, size):
-    operator = with_first_options(name).build(20, 11).double()
+def test_operator_is_its_equation(notation, size):
+    module = operator(notation).build(20, 10).double()
     x = torch.randn(3, 20, *size, dtype=torch.float64)
-    torch.testing.assert_close(operator(x), REFERENCES[name](x, operator))
+    torch.testing.assert_close(module(x), EQUATIONS[notation](x, module))
+
+
+def test_every_operator_has_its_equation_here():
+    assert {notation.split(".")[0] for notation in EQUATIONS} == set(OPERATORS)
+
+
+@pytest.mark.parametrize(
+    ("g", "c_in", "c_out", "groups"), [(1, 8, 8, 1), (2, 8, 6, 2), (4, 6, 9, 1), (0, 8, 4, 4), (0, 9, 6, 3)]
+)
+def test_groups_are_the_most_that_the_widths_allow(g, c_in, c_out, groups):
+    """groups 0 with c_in = c_out or twice that is DSMN's form: as many groups as output channels."""
+    module = operator(f"sc.g{g}").build(c_in, c_out)
+    assert module.pointwise.groups == groups
+    assert module.pointwise.weight.shape == (c_out, c_in // groups, 1, 1)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -84,12 +102,43 @@ def test_spc_works_on_the_floor_of_its_share(ratio, channels):
     assert not torch.equal(operator.partial(x)[:, :channels], x[:, :channels])
 
 
-def test_the_fused_cross_is_the_two_convolutions_it_is_traced_as():
-    module = Cross(5).double()
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_the_fused_cross_is_the_two_convolutions_it_is_traced_as(dilation):
+    module = Cross(5, dilation).double()
     x = torch.randn(2, 5, 6, 7, dtype=torch.float64)
     traced = torch.jit.trace(module, x)
     assert str(traced.inlined_graph).count("aten::_convolution") == 2
     torch.testing.assert_close(module(x), traced(x))
+
+
+def test_the_plain_form_has_ordinary_layers_and_computes_the_same():
+    model, x = build_model("dssdn_c8-10-12_r0.5_sc.d2-spc.p0.25_h8").eval(), torch.randn(2, 1, 16, 12)
+    copied = plain(model)
+    assert any(isinstance(module, Cross) for module in model.modules())
+    assert not any(isinstance(module, Cross) for module in copied.modules())
+    own = [m for m in copied.modules() if any(True for _ in m.parameters(recurse=False))]
+    assert {type(m).__name__ for m in own} == {"Conv2d", "Conv1d", "BatchNorm2d", "Linear"}
+    torch.testing.assert_close(copied(x), model(x))
+    alone = plain(Cross(5))
+    assert alone.along_time.weight.shape == (5, 1, 3, 1)
+
+
+@pytest.mark.parametrize("notation", EQUATIONS)
+@pytest.mark.parametrize("widths", [(20, 10), (8, 8), (7, 3)])
+def test_operator_writes_the_maps_it_says(notation, widths):
+    """An operator alone: its input is read by nothing else."""
+    spec, (c_in, c_out) = operator(notation), widths
+    maps = spec.maps(*widths)
+    last_read = {read: index for index, made in enumerate(maps, start=1) for read in made.reads}
+    sizes = [c_in, *(made.channels for made in maps)]
+    alive = [
+        sum(size for k, size in enumerate(sizes) if k <= step <= max(last_read.get(k, 0), k))
+        for step in range(1, len(sizes))
+    ]
+    assert maps[-1].channels == c_out
+    cost = count_module(spec.build(*widths), (c_in, 9, 11))
+    assert cost.peak_activations == 9 * 11 * max(alive)
+    assert cost.receptive_field == (min(spec.extent, 9), min(spec.extent, 11))
 
 
 @pytest.mark.parametrize("channels", [2, 60, 127, 128, 511, 512, 2047, 2048])
@@ -106,15 +155,21 @@ def test_attention_is_its_equation():
     torch.testing.assert_close(module(x), x * scale[:, :, None, None])
 
 
-def test_orthonormal_penalty_is_zero_on_orthonormal_rows_and_the_norm_elsewhere():
+@pytest.mark.parametrize("kernel", [1, 5])
+def test_attention_takes_a_fixed_kernel(kernel):
+    assert ChannelAttention(6, kernel).conv.weight.shape == (1, 1, kernel)
+
+
+def test_orthonormal_penalty_is_zero_on_orthonormal_rows_and_the_norm_not_squared_elsewhere():
     model = build_model("dssdn_c8-8_r0.5_osc.m4_h8")
-    layers = [module for module in model.modules() if hasattr(module, "penalty")]
+    layers = [module for module in model.modules() if isinstance(module, OrthonormalConv2d)]
     assert len(layers) == 3
+    assert layers[0] is model.blocks[0].first.operator.squeeze
     with torch.no_grad():
         for layer in layers:
             layer.weight.copy_(torch.eye(4, 8)[:, :, None, None])
         assert orthonormal_penalty(model) == 0
-        layers[0].weight.mul_(2)  # W W^T - I = 3 I, of norm 3 * sqrt(4)
+        layers[0].weight.mul_(2)  # W W^T - I = 3 I, of norm 3 * sqrt(4) = 6; its square would be 36
     penalty = orthonormal_penalty(model)
     assert penalty.item() == pytest.approx(6)
     penalty.backward()
@@ -127,16 +182,14 @@ def test_adding_an_operator_is_the_one_class_that_the_readme_shows(monkeypatch):
     (shown,) = (
         block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if block.startswith("@register")
     )
-    monkeypatch.setitem(OPERATORS, "conv", None)  # given back afterwards
-    del OPERATORS["conv"]
+    name = re.search(r'name = "(\w+)"', shown)[1]
+    monkeypatch.setitem(OPERATORS, name, None)  # given back afterwards
+    del OPERATORS[name]
     exec(compile(shown, "README.md", "exec"), dict(vars(operators)))
-    architecture = Architecture.parse("dssdn_c28-44-60-60-60-60_r0.5_conv_h64")
-    assert str(architecture) == "dssdn_c28-44-60-60-60-60_r0.5_conv_h64"
+    architecture = Architecture.parse(f"dssdn_c28-44-60-60-60-60_r0.5_{name}_h64")
+    assert str(architecture) == f"dssdn_c28-44-60-60-60-60_r0.5_{name}_h64"
     model, cost = build_model(architecture), count(architecture, (20, 16))
     assert cost.params == sum(parameter.numel() for parameter in model.parameters())
     assert cost.macs == fvcore_count(model, (20, 16))
-    assert Space("dssdn", per_block=False).encode(architecture)["operator"] == "conv"
-    # DL-O of the paper's Table 2, whose plain convolutions these are: 0.38 M and 2.45 G.
-    paper = count(architecture, (431, 256))
-    assert paper.params == pytest.approx(0.38e6, rel=0.06)
-    assert paper.macs == pytest.approx(2.45e9, rel=0.06)
+    assert cost.peak_activations == count_module(model, (1, 20, 16)).peak_activations
+    assert Space("dssdn", per_block=False).encode(architecture)["operator"] == name

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from search_space import PRESETS, Architecture, count, get_space
+from search_space import NETWORKS, PRESETS, Architecture, count, get_space
 from search_space.errors import UserError
 from search_space.space import Space
 
-every_space = pytest.mark.parametrize("name", ["dssdn", "dssdn-blocks"])
-DIGESTS = {"dssdn": "4c0385ddab13", "dssdn-blocks": "b738ed51339d"}
+DIGESTS = {"dssdn": "4c0385ddab13", "dssdn-blocks": "b738ed51339d", "dssdn-wide": "098c2da1bcdd"}
+every_space = pytest.mark.parametrize("name", DIGESTS)
 
 
 def draw(space, rng):
@@ -20,6 +20,9 @@ def draw(space, rng):
 
 # Small enough to enumerate.
 TINY = Space("tiny", per_block=True, depths=(1, 2), stems=(8, 32), growths=(4, 24), split_ratios=(0.5, 1.0))
+WIDE = replace(
+    get_space("dssdn-wide"), depths=(2, 3), stems=(8,), growths=(4,), split_ratios=(0.5, 1.0), heads=(32, 64)
+)
 
 
 def test_size_is_the_number_of_architectures():
@@ -30,6 +33,20 @@ def test_size_is_the_number_of_architectures():
 def test_size_of_a_space_of_blocks():
     assert len(set(TINY)) == len(list(TINY)) == TINY.size == 4 * (18 + 18**2)
     assert get_space("dssdn-blocks").size == 49 * sum(54**depth for depth in (2, 3, 4, 5, 6))
+
+
+def test_size_of_a_wide_space():
+    """By hand: operators with their options, blocks (cut in six ways or not, with or without attention, or plain), heads, pools, taps."""
+    assert len(set(WIDE)) == len(list(WIDE)) == WIDE.size == (6 + 5 + 3 + 1) * ((6 + 1) * 2 + 1) * 2 * 2 * (1 + 3)
+
+
+def test_the_ablations_are_in_the_wide_space_and_in_no_other():
+    for name in ("dl-o", "dl-b-pooled"):
+        get_space("dssdn-wide").encode(NETWORKS[name])
+        with pytest.raises(UserError, match="outside the space 'dssdn'"):
+            get_space("dssdn").encode(NETWORKS[name])
+    with pytest.raises(UserError, match="first_pool is one of"):
+        get_space("dssdn-wide").encode(NETWORKS["dl-b"])
 
 
 @every_space
@@ -92,6 +109,12 @@ def test_what_means_nothing_is_not_asked(name):
         for prefix in {n.removesuffix("operator") for n in chosen if n.endswith("operator")}:
             assert (f"{prefix}partial_ratio" in chosen) == (chosen[f"{prefix}operator"] == "spc")
             assert (f"{prefix}osc_mid" in chosen) == (chosen[f"{prefix}operator"] == "osc")
+        if name == "dssdn-wide":
+            assert ("groups" in chosen) == ("dilation" in chosen) == (chosen["operator"] == "sc")
+            assert ("split_ratio" in chosen) == ("attention" in chosen) == (chosen["kind"] == "distillation")
+            assert ("heavy" in chosen) == (chosen.get("split_ratio", 1) < 1)
+            assert ("merge" in chosen) == (chosen.get("split_ratio") == 0.5)
+            assert ("taps" in chosen) == (chosen["depth"] > 2)
         numbers = {n[1] for n in chosen if n[0] == "b"}
         assert numbers == ({str(n + 1) for n in range(chosen["depth"])} if name == "dssdn-blocks" else set())
 
@@ -153,8 +176,9 @@ def test_neighbours_reach_the_whole_space():
         # A narrow first block costs most with another operator than the wide second one.
         replace(TINY, stems=(8,), growths=(24,)),
         replace(TINY, stems=(8,), growths=(24,), per_block=False),
+        WIDE,
     ],
-    ids=["dssdn", "blocks", "mixed-blocks", "mixed"],
+    ids=["dssdn", "blocks", "mixed-blocks", "mixed", "wide"],
 )
 def test_largest_is_the_maximum_of_the_whole_space(space, input):
     costs = [count(architecture, input, 50) for architecture in space]
@@ -172,5 +196,5 @@ def test_nothing_drawn_exceeds_the_largest():
 def test_a_pick_from_elsewhere_and_an_unknown_space_are_refused():
     with pytest.raises(UserError, match=r"depth is one of \[2, 3, 4, 5, 6\]; got 7"):
         get_space().sample(lambda _, options: 7)
-    with pytest.raises(UserError, match=r"unknown space 'x'; known: \['dssdn', 'dssdn-blocks'\]"):
+    with pytest.raises(UserError, match=r"unknown space 'x'; known: \['dssdn', 'dssdn-blocks', 'dssdn-wide'\]"):
         get_space("x")
