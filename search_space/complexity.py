@@ -124,6 +124,20 @@ def count(architecture: Architecture, input: tuple[int, int], n_classes: int = 1
     return Cost(sum(row.params for row in layers), macs, layers, by, peak, _receptive_field(architecture, input))
 
 
+def count_network(network: str | Architecture, input: tuple[int, int], n_classes: int = 10) -> Cost:
+    """What a network costs by whatever names it: from its spec alone for the family, from a trace on torch's meta device for a comparator.
+
+    A network of two channels is counted with both. Raises `UserError` when the text names no network.
+    """
+    from search_space.comparators import COMPARATORS
+    from search_space.presets import resolve
+
+    if isinstance(network, str) and network in COMPARATORS:
+        comparator = COMPARATORS[network]
+        return count_module(comparator.build(n_classes, input[1]), (comparator.channels_in, *input))
+    return count(resolve(network), input, n_classes)
+
+
 def count_module(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
     """What any built module costs for one clip of `input_shape`, e.g. (channels, frames, mels), a batch of one being added.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from search_space.architecture import Architecture
 from search_space.blocks import DistillationBlock, PlainBlock, channel_means, named
+from search_space.comparators import COMPARATORS
 from search_space.presets import resolve
 
 
@@ -71,9 +72,25 @@ class Dssdn(nn.Module):
         return self.head(torch.cat(taps, dim=1))
 
 
-def build_model(network: str | Architecture, n_classes: int = 10) -> Dssdn:
-    """A freshly initialised network (from torch's global generator) for a preset's name, a notation or an architecture.
+def build_model(network: str | Architecture, n_classes: int = 10, n_mels: int = 256) -> nn.Module:
+    """A freshly initialised network (from torch's global generator), (B, 1, T, F) log-mel to (B, K) logits, for the name of one of the
+    paper's networks or of a comparator, a notation or an architecture.
+
+    `n_mels` is the F it will read, which SP4ASC alone must know. A network of two channels gets the log-mel and its deltas.
 
     Raises `UserError` when the text names no network.
     """
+    if isinstance(network, str) and network in COMPARATORS:
+        comparator = COMPARATORS[network]
+        model = comparator.build(n_classes, n_mels)
+        return named(two_channels=TwoChannels(), network=model) if comparator.channels_in == 2 else model
     return Dssdn(resolve(network), n_classes)
+
+
+class TwoChannels(nn.Module):
+    """A log-mel and its deltas, (B, 1, T, F) to (B, 2, T, F), as `search_space.dsmn.two_channels` makes them."""
+
+    def forward(self, logmel_BCTF: Tensor) -> Tensor:
+        from search_space.dsmn import two_channels
+
+        return two_channels(logmel_BCTF[:, 0])

@@ -7,6 +7,7 @@ does not give; these are one set for all networks that puts every printed count 
 from __future__ import annotations
 
 from search_space.architecture import EXAMPLE, Architecture
+from search_space.comparators import COMPARATORS
 from search_space.errors import UserError
 
 PRESETS: dict[str, Architecture] = {
@@ -24,6 +25,15 @@ NETWORKS: dict[str, Architecture] = {
 }
 """These and the ablations of Table 2: dl-o without the operators, dl-b without the block and, as its printed MACs tell, without
 down-sampling, which confounds the two; dl-b-pooled, not in the paper, keeps the pooling and is the fair comparison."""
+
+
+def check_network(network: str) -> None:
+    """Raises `UserError` unless the text names a network that can be built: the paper's, a comparator, or a notation."""
+    if network not in COMPARATORS and network not in NETWORKS and not network.startswith("dssdn_"):
+        known = sorted({*NETWORKS, *COMPARATORS})
+        raise UserError(f"unknown network {network!r}; known: {known}, or a notation such as {EXAMPLE}")
+    if network not in COMPARATORS:
+        resolve(network)
 
 
 def resolve(network: str | Architecture) -> Architecture:

@@ -17,7 +17,8 @@ from optuna.trial import Trial, TrialState
 
 from search_space.architecture import Architecture
 from search_space.complexity import Cost, count
-from search_space.errors import unknown
+from search_space.errors import UserError, unknown
+from search_space.limits import Limits, usage
 from search_space.space import Space
 from studies.records import encode, ordered
 from trainers.runs import now
@@ -49,11 +50,56 @@ def make_sampler(name: str, seed: int, workers: int) -> optuna.samplers.BaseSamp
     raise unknown("sampler", name, SAMPLERS)
 
 
+@dataclass(frozen=True)
+class Caps:
+    """What a network may cost at most: params and MACs at the study's `input` (ours), and a challenge's limits, counted as its rules say at
+    `limits_input`, the frames of as much audio as they are for."""
+
+    input: tuple[int, int]
+    n_classes: int
+    params: int | None = None
+    macs: int | None = None
+    limits: Limits | None = None
+    limits_input: tuple[int, int] = (0, 0)
+
+    def usage(self, architecture: Architecture, cost: Cost | None = None) -> dict[str, float]:
+        """The share that a network uses of each cap, by name; more than 1 is too much. `cost` is its cost at `input`, if known."""
+        cost = cost or count(architecture, self.input, self.n_classes)
+        shares = {
+            key: getattr(cost, key) / cap for key in ("params", "macs") if (cap := getattr(self, key)) is not None
+        }
+        if self.limits is not None:
+            counted = usage(count(architecture, self.limits_input, self.n_classes), self.limits)
+            shares |= {f"limits_{key}": share for key, share in counted.items()}
+        return shares
+
+    def admits(self, architecture: Architecture) -> bool:
+        """Whether a network is within every cap."""
+        return all(share <= 1 for share in self.usage(architecture).values())
+
+    def check(self, space: Space) -> None:
+        """Raises `UserError` when no network of the space is within the caps."""
+        shares = [self.usage(architecture) for architecture in space.cheapest()]
+        if any(all(share <= 1 for share in of.values()) for of in shares):
+            return
+        named = {"params": f"--max-params {self.params:,}"} if self.params is not None else {}
+        named |= {"macs": f"--max-macs {self.macs:,}"} if self.macs is not None else {}
+        if self.limits is not None:
+            named["limits_param_bytes"] = f"{self.limits.param_bytes:,} bytes of {self.limits.dtype} params"
+            named["limits_macs"] = (
+                f"{self.limits.macs:,} MACs for {self.limits.seconds:g} s ({self.limits.convention} counting)"
+            )
+        least = "; ".join(f"{named[key]}: the least uses {min(of[key] for of in shares):.0%}" for key in named)
+        raise UserError(
+            f"no network of space {space.name!r} is within the caps at {self.input[0]}x{self.input[1]} ({least}); raise them"
+        )
+
+
 @dataclass
 class Candidates:
     """The networks that a study still has to try. `seen` maps the notations trained or under way to their trials.
 
-    `caps` are the most params and MACs allowed (at `input`), by name. A network over a cap is recorded as PRUNED with its constraint, which
+    A network over a cap is recorded as PRUNED with its constraint, which
     samplers learn from; a duplicate as FAIL, which they leave out: a copied score would count one training twice.
     """
 
@@ -61,7 +107,7 @@ class Candidates:
     space: Space
     input: tuple[int, int]
     n_classes: int
-    caps: dict[str, int]
+    caps: Caps
     rng: random.Random
     seen: dict[str, int] = field(default_factory=dict)
 
@@ -88,9 +134,10 @@ class Candidates:
                 "owner": owner(),
             }.items():
                 trial.set_user_attr(key, value)
-            for key, cap in self.caps.items():
-                trial.set_constraint(key, getattr(cost, key) / cap - 1)
-            if not self._within_caps(cost):
+            shares = self.caps.usage(architecture, cost)
+            for key, share in shares.items():
+                trial.set_constraint(key, share - 1)
+            if any(share > 1 for share in shares.values()):
                 self.end(trial, "over_cap", TrialState.PRUNED)
                 misses += 1
             elif text in self.seen:
@@ -127,14 +174,7 @@ class Candidates:
 
     def _unseen(self, networks: Iterator[Architecture]) -> Iterator[Architecture]:
         """Those that are neither trained nor over a cap."""
-        return (
-            network
-            for network in networks
-            if str(network) not in self.seen and self._within_caps(count(network, self.input, self.n_classes))
-        )
-
-    def _within_caps(self, cost: Cost) -> bool:
-        return all(getattr(cost, key) <= cap for key, cap in self.caps.items())
+        return (network for network in networks if str(network) not in self.seen and self.caps.admits(network))
 
 
 def owner() -> dict[str, Any]:

@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--space",
         default=defaults.space,
-        help="dssdn (one operator and split for the network) or dssdn-blocks (one a block)",
+        help="dssdn (one operator and split for the network), dssdn-blocks (one a block) or dssdn-wide (all options)",
     )
     add("--sampler", default=defaults.sampler, help=f"one of {', '.join(SAMPLERS)} (default: tpe)")
     add("--seed", type=int, default=defaults.seed, help="of sampling and of every training (default: 0)")
@@ -126,6 +126,12 @@ def _parser() -> argparse.ArgumentParser:
         help="networks with more are recorded, not trained (100k, 0.1M)",
     )
     add("--max-macs", type=count_of, metavar="N", help="likewise, at the full input (600M, 0.6G)")
+    add(
+        "--limits",
+        metavar="NAME",
+        help="a challenge's limits as hard caps, counted by its rules: dcase2024 (128,000 bytes, 30 MMACs for 1 s)",
+    )
+    add("--precision", help="what params are kept as under --limits: float32, float16 or int8 (default: float16)")
     add("--config", type=Path, metavar="FILE.toml", help="any of these options as keys; flags win")
     add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
     return parser

@@ -24,11 +24,12 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search_space.architecture import Architecture
-from search_space.complexity import count
+from search_space.complexity import BYTES
 from search_space.errors import UserError, unknown
+from search_space.limits import get_limits
 from search_space.presets import PRESETS
 from search_space.space import get_space
-from studies.candidates import SAMPLERS, Candidates, make_sampler
+from studies.candidates import SAMPLERS, Candidates, Caps, make_sampler
 from studies.records import StudyRecords, trial_alive, trial_state
 from studies.storage import mend_journal, open_storage
 from trainers.config import default_budget, default_train_input, get_recipe
@@ -69,6 +70,8 @@ class SearchOptions:
     train_input: tuple[int, int] | None = None
     max_params: int | None = None
     max_macs: int | None = None
+    limits: str | None = None
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         """Check what needs no data. Raises `UserError`."""
@@ -78,6 +81,10 @@ class SearchOptions:
             raise unknown("sampler", self.sampler, SAMPLERS)
         check_seed(self.seed)
         get_space(self.space)
+        if self.limits is not None:
+            get_limits(self.limits)
+        if self.precision is not None and (self.limits is None or self.precision not in BYTES):
+            raise UserError(f"--precision is one of {sorted(BYTES)}, with --limits; got {self.precision!r}")
         devices = shared_devices(self.device)
         most = max(available_cores(), len(devices))
         if self.workers is not None and not 1 <= self.workers <= most:
@@ -121,10 +128,16 @@ class Search:
         self.threads = max(1, available_cores() // self.workers)
         self._dataset = dataset
         self.data = data_record(dataset, features)
-        caps = {"params": options.max_params, "macs": options.max_macs}
-        self._caps = {key: cap for key, cap in caps.items() if cap is not None}
+        limits = None if options.limits is None else get_limits(options.limits)
+        if limits and options.precision:
+            limits = limits._replace(dtype=options.precision)
+        self.limits = limits
+        frames = features.front_end.frames(limits.seconds) if limits else 0
+        self._caps = Caps(
+            self.input, self.n_classes, options.max_params, options.max_macs, limits, (frames, self.input[1])
+        )
         self._check_options()
-        self._check_caps()
+        self._caps.check(self.space)
         self._failures = 0
 
     # ---- the study
@@ -167,6 +180,7 @@ class Search:
             "seed": self.options.seed,
             "max_params": self.options.max_params,
             "max_macs": self.options.max_macs,
+            "limits": self.limits._asdict() if self.limits else None,
             "reference_point": {
                 "accuracy": 1 / self.n_classes,
                 "log10_params": round(math.log10(largest_params), 6),
@@ -176,8 +190,10 @@ class Search:
         }
         then = self._study.user_attrs
         if "provenance" in then:  # the last attribute to be written
-            keys = ("space", "input", "train_input", "budget", "recipe", "seed", "max_params", "max_macs")
-            differences = [f"{key}: {_difference(then[key], about[key])}" for key in keys if then[key] != about[key]]
+            keys = ("space", "input", "train_input", "budget", "recipe", "seed", "max_params", "max_macs", "limits")
+            differences = [
+                f"{key}: {_difference(then.get(key), about[key])}" for key in keys if then.get(key) != about[key]
+            ]
             if then["data"]["front_end"] != self.data["front_end"]:
                 differences.insert(0, f"front end: {_difference(then['data']['front_end'], self.data['front_end'])}")
             if then["data"]["digest"] != self.data["digest"]:
@@ -376,19 +392,6 @@ class Search:
         if self.budget < self.recipe.batch_size:
             raise UserError(f"--budget is at least one batch of {self.recipe.batch_size} clips, not {self.budget}")
         check_train_input(self.train_input, self.input)
-
-    def _check_caps(self) -> None:
-        """At least one network of the space must meet the caps."""
-        if not self._caps:
-            return
-        costs = [count(architecture, self.input, self.n_classes) for architecture in self.space.cheapest()]
-        if any(all(getattr(cost, key) <= cap for key, cap in self._caps.items()) for cost in costs):
-            return
-        caps = " and ".join(f"--max-{key} {cap:,}" for key, cap in self._caps.items())
-        least = " and ".join(f"{min(getattr(cost, key) for cost in costs):,} {key}" for key in self._caps)
-        raise UserError(
-            f"no network of the space meets {caps} at {self.input[0]}x{self.input[1]}: the least are {least}; raise the caps"
-        )
 
 
 def check_train_input(size: tuple[int, int], full: tuple[int, int]) -> None:

@@ -5,29 +5,82 @@ B batch, T frames, F mel bins, K classes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from trainers.config import Recipe
 
+# Source: mixup without hesitation (Yu et al., 2021), algorithm 1 with p = 0.6, q = 0.9.
+ALWAYS_UNTIL, EVERY_OTHER_UNTIL = 0.6, 0.9
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a training stands: the share of all clips that it has seen (0 to 1), and the number of the epoch, from 0."""
+
+    progress: float
+    epoch: int
+
 
 def augment(
-    logmel_BTF: Tensor, targets_BK: Tensor, recipe: Recipe, progress: float, generator: torch.Generator
+    logmel_BTF: Tensor,
+    targets_BK: Tensor,
+    recipe: Recipe,
+    moment: Moment,
+    generator: torch.Generator,
+    correction_BF: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The batch as the network is to see it: rolled, masked and mixed as the recipe says; targets (B, K) mixed alike.
+    """The batch as the network is to see it: corrected, rolled, masked and mixed as the recipe says; targets (B, K) mixed alike.
 
-    `progress` is the share of the training that is over. Draws are made on the CPU, so they are the same on every device.
+    `correction_BF` is what spectrum correction would add to each clip (`trainers.inputs.Inputs.corrections`). Draws are made on the CPU, so they
+    are the same on every device.
     """
+    if recipe.correction > 0 and correction_BF is not None:
+        logmel_BTF = correct(logmel_BTF, correction_BF, recipe.correction, generator)
     if recipe.roll:
         logmel_BTF = roll(logmel_BTF, generator)
-    if recipe.masks and recipe.mask_width > 0:
-        for axis in (1, 2):
-            for _ in range(recipe.masks):
-                logmel_BTF = mask(logmel_BTF, axis, recipe.mask_width, generator)
-    if recipe.mixup_alpha > 0:
-        mixed = len(logmel_BTF) if progress < recipe.mixup_half_from else len(logmel_BTF) // 2
-        logmel_BTF, targets_BK = mixup(logmel_BTF, targets_BK, recipe.mixup_alpha, mixed, generator)
+    if recipe.mix_style > 0:
+        logmel_BTF = mix_style(logmel_BTF, recipe.mix_style, recipe.mix_style_alpha, generator)
+    logmel_BTF = spec_augment(logmel_BTF, recipe, generator)
+    if recipe.mixup_alpha > 0 and mixes(recipe.mixup_schedule, moment, generator):
+        logmel_BTF, targets_BK = mixup(logmel_BTF, targets_BK, recipe.mixup_alpha, generator)
     return logmel_BTF, targets_BK
+
+
+def spec_augment(logmel_BTF: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """The recipe's masks along both axes; also what test-time augmentation draws."""
+    for axis in (1, 2):
+        for _ in range(recipe.masks):
+            logmel_BTF = mask(logmel_BTF, axis, recipe.mask_width, generator)
+    return logmel_BTF
+
+
+def correct(logmel_BTF: Tensor, correction_BF: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Each clip, with this probability, as another recorder would have it: (B, F) is added to all of its frames.
+
+    A product of spectra is a sum of their logarithms. Source: DSSDN, section 3.2 (corrected copies of recorder a as more data).
+    """
+    chosen_B = (torch.rand(len(logmel_BTF), generator=generator) < probability).to(logmel_BTF.device)
+    return logmel_BTF + torch.where(chosen_B[:, None], correction_BF, 0.0)[:, None, :]
+
+
+def mix_style(logmel_BTF: Tensor, probability: float, alpha: float, generator: torch.Generator) -> Tensor:
+    """The batch with mean and deviation of every mel bin of every clip mixed with another clip's, with this probability; targets stay.
+
+    The shares come from Beta(alpha, alpha), one a clip. Source: Freq-MixStyle (Kim et al., 2022; Schmid et al., DCASE 2023).
+    """
+    if float(torch.rand((), generator=generator)) >= probability:
+        return logmel_BTF
+    gammas_2B = torch._standard_gamma(torch.full((2, len(logmel_BTF)), alpha), generator=generator).clamp(min=1e-12)
+    share_B11 = (gammas_2B[0] / gammas_2B.sum(0)).to(logmel_BTF.device)[:, None, None]
+    partner_B = torch.randperm(len(logmel_BTF), generator=generator).to(logmel_BTF.device)
+    mean_B1F = logmel_BTF.mean(1, keepdim=True)
+    std_B1F = (logmel_BTF.var(1, keepdim=True, unbiased=False) + 1e-6).sqrt()
+    mixed_mean = share_B11 * mean_B1F + (1 - share_B11) * mean_B1F[partner_B]
+    mixed_std = share_B11 * std_B1F + (1 - share_B11) * std_B1F[partner_B]
+    return (logmel_BTF - mean_B1F) / std_B1F * mixed_std + mixed_mean
 
 
 def roll(logmel_BTF: Tensor, generator: torch.Generator) -> Tensor:
@@ -39,33 +92,41 @@ def roll(logmel_BTF: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def mask(logmel_BTF: Tensor, axis: int, width: float, generator: torch.Generator) -> Tensor:
-    """One band of each clip set to 0, the mean after normalisation: up to a share `width` of the axis (1 time, 2 mel), at least one bin.
+    """One band of each clip set to 0, the mean after normalisation, along `axis` (1 time, 2 mel): of 1 bin up to `width` bins, or up to
+    that share of the axis when it is below 1.
 
-    Source: SpecAugment (Park et al., 2019), section 2; a band's width is uniform from 0 to the greatest, inclusive.
+    Source: SpecAugment (Park et al., 2019), section 2, without bands of width 0: a width of up to 2 that is 0 or 1, as in the DSMN code,
+    hardly masks.
     """
     size = logmel_BTF.shape[axis]
-    widest = max(1, round(width * size))
+    widest = min(size, max(1, round(width if width >= 1 else width * size)))
     draws_B1 = torch.rand(2, len(logmel_BTF), 1, generator=generator).to(logmel_BTF.device)
-    width_B1 = (draws_B1[0] * (widest + 1)).floor()
+    width_B1 = (draws_B1[0] * widest).floor() + 1
     start_B1 = (draws_B1[1] * (size - width_B1 + 1)).floor()
     position = torch.arange(size, device=logmel_BTF.device)
     hidden = (position >= start_B1) & (position < start_B1 + width_B1)
     return logmel_BTF.masked_fill(hidden.unsqueeze(2 if axis == 1 else 1), 0.0)
 
 
-def mixup(
-    logmel_BTF: Tensor, targets_BK: Tensor, alpha: float, mixed: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """The first `mixed` clips blended with a permutation of themselves by one share from Beta(alpha, alpha), targets alike.
+def mixes(schedule: str, moment: Moment, generator: torch.Generator) -> bool:
+    """Whether this batch is mixed: always, or 'without hesitation': always, then every other epoch, then ever less often.
+
+    Source: mixup without hesitation (Yu et al., 2021), algorithm 1; DSSDN, section 3.2, takes its schedule from there.
+    """
+    if schedule == "always" or moment.progress < ALWAYS_UNTIL:
+        return True
+    if moment.progress < EVERY_OTHER_UNTIL:
+        return moment.epoch % 2 == 0
+    return float(torch.rand((), generator=generator)) < (1 - moment.progress) / (1 - EVERY_OTHER_UNTIL)
+
+
+def mixup(logmel_BTF: Tensor, targets_BK: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The batch blended with a permutation of itself by one share from Beta(alpha, alpha), targets alike.
 
     Source: mixup (Zhang et al., 2018), equation 1; one share a batch as in the DSMN code.
     """
-    if mixed < 2:
-        return logmel_BTF, targets_BK
     gammas = torch._standard_gamma(torch.full((2,), alpha), generator=generator)
     share = float(gammas[0] / gammas.sum()) if float(gammas.sum()) > 0 else 1.0
-    partner = torch.randperm(mixed, generator=generator).to(logmel_BTF.device)
-    logmel_BTF, targets_BK = logmel_BTF.clone(), targets_BK.clone()
-    logmel_BTF[:mixed] = share * logmel_BTF[:mixed] + (1 - share) * logmel_BTF[:mixed][partner]
-    targets_BK[:mixed] = share * targets_BK[:mixed] + (1 - share) * targets_BK[:mixed][partner]
-    return logmel_BTF, targets_BK
+    partner = torch.randperm(len(logmel_BTF), generator=generator).to(logmel_BTF.device)
+    logmel_BTF = share * logmel_BTF + (1 - share) * logmel_BTF[partner]
+    return logmel_BTF, share * targets_BK + (1 - share) * targets_BK[partner]

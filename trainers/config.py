@@ -12,9 +12,12 @@ class Recipe:
     """Everything that decides a training but the network, the data, the seed and the length.
 
     `lr` is the peak learning rate, `schedule` its course over the clips seen, `warm_up` the share of them in which it rises.
-    `mixup_alpha` 0 means no mixup; `mixup_half_from` is the share of the training after which only half of each batch is mixed.
-    `roll` shifts each clip in time, around its ends. `masks` is the number of masks along each axis (SpecAugment), `mask_width` the
-    greatest share of the axis that one mask covers. `orthonormal` weighs the penalty of OSC's layers (BSConv's 0.1; the paper names none).
+    `mixup_alpha` 0 means no mixup; `mixup_schedule` says when batches are mixed ('always', 'without_hesitation'). `roll` shifts each clip in
+    time, around its ends. `masks` is the number of masks along each axis (SpecAugment), `mask_width` the most that one mask covers: bins, or
+    below 1 a share of the axis. `correction` is the probability that a clip of the commonest recorder is given the mean spectrum of the
+    others. `mix_style` is the probability that a batch's statistics per mel bin are mixed (Freq-MixStyle), `mix_style_alpha` that of its
+    Beta distribution. `orthonormal` weighs the penalty of OSC's layers (BSConv's 0.1; the paper names none). `epochs` is the length of a
+    full retraining when nobody says another.
     """
 
     name: str
@@ -28,10 +31,14 @@ class Recipe:
     label_smoothing: float = 0.0
     roll: bool = False
     mixup_alpha: float = 0.0
-    mixup_half_from: float = 1.0
+    mixup_schedule: str = "always"
     masks: int = 0
     mask_width: float = 0.0
+    correction: float = 0.0
+    mix_style: float = 0.0
+    mix_style_alpha: float = 0.3
     orthonormal: float = 0.1
+    epochs: int = 60
 
 
 def short() -> Recipe:
@@ -62,9 +69,10 @@ def long() -> Recipe:
 def paper() -> Recipe:
     """The recipe of the DSSDN paper, as far as its text gives it; made for 200 epochs, not for a study's short budget.
 
-    Source: DSSDN, sections 3.2 and 3.3 (SGD, 1e-3, cosine, batch 32, mixup 0.4, two masks of width 2 of 256 along each axis).
-    Assumed: momentum 0.9; half of the batch is mixed after 60 % of the epochs (the DSMN code's switch).
-    Left out: spectrum correction, which needs a set of several recorders.
+    Source: DSSDN, sections 3.2 and 3.3: SGD, 1e-3, cosine, batch 32, 200 epochs; mixup 0.4 "in the early stage" and less later, after
+    mixup without hesitation; two masks of a width of up to 2 along each axis; recorder a corrected by the mean spectrum of the others "for
+    additional data". Assumed: momentum 0.9; every second clip of recorder a is a corrected one, as if each stood in train twice. Where
+    all clips are of one recorder there is nothing to correct.
     """
     return Recipe(
         name="paper",
@@ -73,13 +81,23 @@ def paper() -> Recipe:
         weight_decay=0.0,
         schedule="cosine",
         mixup_alpha=0.4,
-        mixup_half_from=0.6,
+        mixup_schedule="without_hesitation",
         masks=2,
-        mask_width=2 / 256,
+        mask_width=2,
+        correction=0.5,
+        epochs=200,
     )
 
 
-RECIPES = {"short": short, "long": long, "paper": paper}
+def mixstyle() -> Recipe:
+    """The long recipe with Freq-MixStyle, against recorders that training has not heard.
+
+    Source: CP-Mobile (Schmid et al., DCASE 2023): probability 0.4, alpha 0.3.
+    """
+    return replace(long(), name="mixstyle", mix_style=0.4, mix_style_alpha=0.3)
+
+
+RECIPES = {"short": short, "long": long, "paper": paper, "mixstyle": mixstyle}
 
 
 def get_recipe(name: str) -> Recipe:

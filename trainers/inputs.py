@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,19 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Corrections:
+    """What makes a clip of the commonest recorder sound like the mean of the others: `offset_F`, to be added to a normalised log-mel, and
+    which clips (N,) are of that recorder; the others stay as they are."""
+
+    offset_F: Tensor
+    of_reference_N: Tensor
+
+    def batch(self, index_B: Tensor) -> Tensor:
+        """(B, F): the offset, or zeros."""
+        return self.of_reference_N[index_B, None] * self.offset_F
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What a training reads: its splits by name, and train's mean and standard deviation of every mel bin, (F,)."""
 
@@ -105,6 +119,11 @@ class Inputs:
     def size(self) -> tuple[int, int]:
         """Frames x mels of one clip."""
         return self.splits["train"].size
+
+    @cached_property
+    def corrections(self) -> Corrections | None:
+        """What spectrum correction adds to train's clips; None where one recorder made them all."""
+        return spectrum_corrections(self.splits["train"], self.std_F)
 
     def normalise(self, logmel_BTF: Tensor) -> Tensor:
         """Float32 with every mel bin at mean 0 and deviation 1 over train, on the batch's device."""
@@ -148,6 +167,43 @@ def load_inputs(
     else:
         mean_F, std_F = _statistics(loaded["train"])
     return Inputs(loaded, mean_F, std_F, dataset.classes)
+
+
+def spectrum_corrections(split: Split, std_F: Tensor) -> Corrections | None:
+    """The mean difference between other recorders' log-mels and the commonest one's, over pairs of one segment where the file names tell
+    them (`<segment>-<recorder>.wav`, as TAU's do), else between the means over all clips. In units of `std_F`.
+
+    Means of logarithms, so that loud clips do not decide alone. Source: DSSDN, section 3.2, after Hu et al., 2020 (spectrum correction).
+    """
+    recorders = np.array([clip.recorder for clip in split.clips])
+    names, counts = np.unique(recorders, return_counts=True)
+    if len(names) < 2:
+        return None
+    reference = names[counts.argmax()]
+    takes: dict[str, dict[str, int]] = {}
+    for row, clip in enumerate(split.clips):
+        segment = clip.filename.rpartition(".")[0].removesuffix(f"-{clip.recorder}")
+        takes.setdefault(segment, {})[clip.recorder] = row
+    pairs = [
+        (of[reference], row)
+        for of in takes.values()
+        if reference in of
+        for name, row in of.items()
+        if name != reference
+    ]
+    first, second = (
+        zip(*pairs, strict=True)
+        if pairs
+        else (np.flatnonzero(recorders == reference), np.flatnonzero(recorders != reference))
+    )
+    offset_F = _mean(split, torch.tensor(second)) - _mean(split, torch.tensor(first))
+    return Corrections((offset_F / std_F).float(), torch.from_numpy(recorders == reference))
+
+
+def _mean(split: Split, index_N: Tensor) -> Tensor:
+    """The mean (F,) over these clips and their frames, in float64."""
+    sums = [split.batch(chunk, torch.device("cpu")).double().mean(1).sum(0) for chunk in index_N.split(_CHUNK)]
+    return torch.stack(sums).sum(0) / len(index_N)
 
 
 def data_record(dataset: Dataset, features: Features) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from search_space.architecture import Architecture
 from search_space.blocks import orthonormal_penalty
 from search_space.errors import UserError
 from search_space.model import build_model
-from trainers.augment import augment
+from trainers.augment import Moment, augment, spec_augment
 from trainers.config import Recipe
 from trainers.inputs import Inputs, Split
 from trainers.metrics import log_loss
@@ -51,7 +51,7 @@ class Epoch:
 
 
 def train(
-    architecture: Architecture,
+    network: str | Architecture,
     inputs: Inputs,
     recipe: Recipe,
     clips: int,
@@ -69,12 +69,13 @@ def train(
     accuracies are 0 to 1. `start` is a checkpoint ({'epoch', 'model', 'optimizer'}) to go on from. `on_epoch` hears of every finished
     epoch, `on_batch` is called before every batch and may raise `Stopped`. Raises `Diverged` on a loss that is not finite.
     """
-    model = seeded_model(architecture, len(inputs.classes), seed).to(device)
+    model = seeded_model(network, len(inputs.classes), seed, inputs.size[1]).to(device)
     optimizer = _optimizer(model, recipe)
     if start is not None:
         model.load_state_dict(start["model"])
         optimizer.load_state_dict(start["optimizer"])
     train_split = inputs.splits["train"]
+    corrections = inputs.corrections if recipe.correction else None
     epochs = n_epochs(clips, len(train_split), recipe)
     for epoch in range(start["epoch"] if start else 0, epochs):
         began = time.perf_counter()
@@ -91,7 +92,9 @@ def train(
             logmel_BTF = inputs.normalise(train_split.batch(index_B, device))
             labels_B = train_split.labels_N[index_B].to(device)
             targets_BK = one_hot(labels_B, len(inputs.classes)).float()
-            logmel_BTF, targets_BK = augment(logmel_BTF, targets_BK, recipe, seen / clips, generator)
+            correction_BF = corrections.batch(index_B).to(device) if corrections else None
+            moment = Moment(seen / clips, epoch)
+            logmel_BTF, targets_BK = augment(logmel_BTF, targets_BK, recipe, moment, generator, correction_BF)
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16_pays(device)):
                 logits_BK = model(logmel_BTF.unsqueeze(1).contiguous(memory_format=torch.channels_last))
             loss = entropy = cross_entropy(logits_BK.float(), targets_BK, label_smoothing=recipe.label_smoothing)
@@ -130,11 +133,15 @@ def n_epochs(clips: int, n_train: int, recipe: Recipe) -> int:
     return max(1, whole + (rest >= recipe.batch_size))
 
 
-def predict(model: nn.Module, inputs: Inputs, split: str, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+def predict(
+    model: nn.Module, inputs: Inputs, split: str, device: torch.device, *, draws: int = 0, recipe: Recipe | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (N, K) float32 and labels (N,) of a split's clips, in the split's order.
 
-    In float32, without augmentation; the model's mode is as it was afterwards.
+    In float32, without augmentation; the model's mode is as it was afterwards. With `draws` the probabilities are the mean over that many
+    draws of the recipe's masks, always the same ones (test-time augmentation; source: SP4ASC, 30 draws).
     """
+    generator = torch.Generator().manual_seed(0)
     data: Split = inputs.splits[split]
     was_training = model.training
     model.eval()
@@ -142,8 +149,9 @@ def predict(model: nn.Module, inputs: Inputs, split: str, device: torch.device) 
     with torch.inference_mode():
         for index_B in torch.arange(len(data)).split(32):
             logmel_BTF = inputs.normalise(data.batch(index_B, device))
-            logits_BK = model(logmel_BTF.unsqueeze(1).contiguous(memory_format=torch.channels_last))
-            batches.append(logits_BK.float().softmax(1).cpu())
+            views = [spec_augment(logmel_BTF, recipe, generator) for _ in range(draws)] if recipe else [logmel_BTF]
+            said = [model(view.unsqueeze(1).contiguous(memory_format=torch.channels_last)).float() for view in views]
+            batches.append(torch.stack([logits_BK.softmax(1) for logits_BK in said]).mean(0).cpu())
     model.train(was_training)
     return torch.cat(batches).numpy(), data.labels_N.numpy()
 
@@ -153,9 +161,9 @@ def named_predictions(judged: tuple[np.ndarray, np.ndarray], split: Split) -> Pr
     return Predictions(*judged, [clip.filename for clip in split.clips], [clip.recorder for clip in split.clips])
 
 
-def predictions(model: nn.Module, inputs: Inputs, split: str, device: torch.device) -> Predictions:
+def predictions(model: nn.Module, inputs: Inputs, split: str, device: torch.device, **options: Any) -> Predictions:
     """`predict`, named."""
-    return named_predictions(predict(model, inputs, split, device), inputs.splits[split])
+    return named_predictions(predict(model, inputs, split, device, **options), inputs.splits[split])
 
 
 def schedule(recipe: Recipe, progress: float) -> float:
@@ -170,11 +178,11 @@ def schedule(recipe: Recipe, progress: float) -> float:
     return (1 + math.cos(math.pi * (progress - start) / (1 - start))) / 2
 
 
-def seeded_model(architecture: Architecture, n_classes: int, seed: int) -> nn.Module:
-    """A new network whose initial weights depend on the seed alone; torch's global generator is left as it was."""
+def seeded_model(network: str | Architecture, n_classes: int, seed: int, n_mels: int = 256) -> nn.Module:
+    """A new network, by name, notation or architecture, whose initial weights depend on the seed alone; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_model(architecture, n_classes)
+        return build_model(network, n_classes, n_mels)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -37,7 +37,7 @@ class Normalise(nn.Module):
 
 def train_recorded(
     run: Run,
-    architecture: Architecture,
+    network: str | Architecture,
     inputs: Inputs,
     recipe: Recipe,
     clips: int,
@@ -77,7 +77,7 @@ def train_recorded(
     validate = "every" if keep_checkpoints else "last"
     try:
         model = train(
-            *(architecture, inputs, recipe, clips, seed, device),
+            *(network, inputs, recipe, clips, seed, device),
             validate=validate,
             start=start,
             on_epoch=finish,
@@ -114,7 +114,7 @@ def load_model(run: Run) -> nn.Sequential:
     if not run.weights_path.exists():
         raise UserError(f"{run.path} has no weights: its training has not finished")
     tensors = load_file(run.weights_path)
-    model = build_model(Architecture.parse(config["architecture"]), len(config["data"]["classes"]))
+    model = build_model(config["architecture"], len(config["data"]["classes"]), config["train_input"][1])
     normalise = Normalise(tensors.pop(_MEAN), tensors.pop(_STD))
     try:
         model.load_state_dict(tensors)

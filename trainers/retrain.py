@@ -40,11 +40,12 @@ def retrain(
     study: str,
     trial: int,
     *,
-    epochs: int = 60,
+    epochs: int | None = None,
     recipe: str = "long",
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
+    tta: int = 0,
     console: Console | None = None,
 ) -> Run:
     """The finished run of a trial's network, trained on all of train at full size and scored once on test.
@@ -56,10 +57,15 @@ def retrain(
     candidate = Run(trial_folder(runs, study, trial))
     if not (candidate.path / "run.json").exists():
         raise UserError(f"study {study!r} has no trained trial {trial}: {candidate.path} holds no run")
+    chosen, target = get_recipe(recipe), resolve_device(device)
+    epochs = chosen.epochs if epochs is None else epochs
     if epochs < 1:
         raise UserError(f"--epochs is at least 1, not {epochs}")
+    if tta < 0 or (tta and not chosen.masks):
+        raise UserError(
+            f"--tta is a number of draws of the recipe's masks, from 0; got {tta}, and recipe {recipe!r} has {chosen.masks} masks"
+        )
     check_seed(seed)
-    chosen, target = get_recipe(recipe), resolve_device(device)
     run = Run(retrain_folder(runs, study, trial, recipe, epochs, seed))
     run.path.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{run.path} is being trained by another process; wait for it or end it"
@@ -122,7 +128,11 @@ def retrain(
         inputs = load_inputs(dataset, features, splits=("test",))
         said = predictions(model, inputs, "test", target)
         run.write_predictions("test", said)
-        run.write_json("scores.json", {"split": "test", **scores(said, dataset.classes, seen)})
+        found = {"split": "test", **scores(said, dataset.classes, seen)}
+        if tta:
+            views = predictions(model, inputs, "test", target, draws=tta, recipe=chosen)
+            found["tta"] = {"draws": tta, **scores(views, dataset.classes, seen)}
+        run.write_json("scores.json", found)
         _write_finished(run)
         return run
 
@@ -171,10 +181,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)"
     )
-    parser.add_argument("--epochs", type=int, default=60, help="passes over all training clips (default: 60)")
+    parser.add_argument(
+        "--epochs", type=int, help="passes over all training clips (default: the recipe's, 60 or the paper's 200)"
+    )
     parser.add_argument("--recipe", default="long", help=f"one of {', '.join(RECIPES)} (default: long)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument(
+        "--tta", type=int, default=0, metavar="N", help="also score test over N draws of the recipe's masks"
+    )
     parser.add_argument("--resume", action="store_true", help="go on after the last finished epoch")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
     options = vars(parser.parse_args(argv))
@@ -198,6 +213,11 @@ def _print_scores(run: Run) -> None:
         f"\n{title}, test fold scored once ({test['n_clips']} clips): {test['accuracy']:.1%} "
         f"(macro {test['macro_accuracy']:.1%}, log loss {test['log_loss']:.3f}); val {val:.1%}"
     )
+    if "tta" in test:
+        tta = test["tta"]
+        console.print(
+            f"the same over {tta['draws']} draws of masks: {tta['accuracy']:.1%} (log loss {tta['log_loss']:.3f})"
+        )
     for heading, rows in (("scene", test["per_scene"]), ("recorder", test["per_recorder"])):
         table = Table(heading, "test accuracy")
         worst_first = sorted(rows.items(), key=lambda item: item[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -16,13 +17,14 @@ from multiprocessing.synchronize import Event
 from typing import Any
 
 import torch
+from torch import nn
 
-from search_space.architecture import Architecture
 from trainers.config import Recipe
 from trainers.datasets import Dataset
 from trainers.features import prepare
 from trainers.inputs import MEMORY_SHARE, Inputs, load_inputs
-from trainers.loop import Stopped, predict, resolve_device, seeded_model, train
+from trainers.loop import Stopped, predict, predictions, resolve_device, seeded_model, train
+from trainers.metrics import scores
 from trainers.recorded import train_recorded
 from trainers.runs import Run, available_cores, provenance
 
@@ -31,7 +33,10 @@ _ESTIMATE_BATCHES = 2
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """What all candidates have in common: data, size and number of the clips, recipe, threads."""
+    """What all trainings have in common: data, size and number of the clips, recipe, threads.
+
+    `score_test` is for finished comparisons alone: each run scores test once, at its end. A search never does.
+    """
 
     dataset: Dataset
     digest: str
@@ -39,6 +44,7 @@ class WorkerTask:
     recipe: Recipe
     budget: int
     threads: int
+    score_test: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,10 +152,10 @@ def train_candidate(architecture: str, path: str, config: dict[str, Any]) -> dic
         provenance(command=config["command"], threads=task.threads, device=str(worker.device)),
     )
 
-    _, said = train_recorded(
+    model, said = train_recorded(
         *(
             run,
-            Architecture.parse(architecture),
+            architecture,
             worker.inputs,
             task.recipe,
             task.budget,
@@ -158,9 +164,22 @@ def train_candidate(architecture: str, path: str, config: dict[str, Any]) -> dic
         ),
         on_batch=worker.check,
     )
+    if task.score_test:
+        _score_test(worker, run, model)
     epochs = len(run.metrics())
     run.write_status("finished", epoch=epochs, epochs=epochs, eta_s=0.0)
     return {"val_accuracy": said.accuracy, "seconds": round(time.monotonic() - began, 2)}
+
+
+def _score_test(worker: _Worker, run: Run, model: nn.Module) -> None:
+    """Score the run's test split, once: train is loaded for its normalisation and let go."""
+    task, train_split = worker.task, worker.inputs.splits["train"]
+    test = load_inputs(task.dataset, prepare(task.dataset), size=task.train_input, splits=("test",), train_clips=1)
+    inputs = dataclasses.replace(worker.inputs, splits={"train": train_split, "test": test.splits["test"]})
+    said = predictions(model, inputs, "test", worker.device)
+    run.write_predictions("test", said)
+    seen = {clip.recorder for clip in train_split.clips}
+    run.write_json("scores.json", {"split": "test", **scores(said, task.dataset.classes, seen)})
 
 
 def measure_candidate(architectures: list[str]) -> float:
@@ -175,13 +194,12 @@ def measure_candidate(architectures: list[str]) -> float:
     )
     without_val = Inputs({"train": few.splits["train"]}, few.mean_F, few.std_F, few.classes)
     for text in architectures:
-        architecture = Architecture.parse(text)
-        train(architecture, without_val, task.recipe, batch, 0, worker.device, on_batch=worker.check)
+        train(text, without_val, task.recipe, batch, 0, worker.device, on_batch=worker.check)
         began = time.monotonic()
         clips = batch * _ESTIMATE_BATCHES
-        train(architecture, without_val, task.recipe, clips, 0, worker.device, on_batch=worker.check)
+        train(text, without_val, task.recipe, clips, 0, worker.device, on_batch=worker.check)
         trained_s = (time.monotonic() - began) / clips
-        model = seeded_model(architecture, len(few.classes), 0).to(worker.device)
+        model = seeded_model(text, len(few.classes), 0, few.size[1]).to(worker.device)
         began = time.monotonic()
         predict(model, few, "val", worker.device)
         judged_s = (time.monotonic() - began) / min(batch, len(val))

@@ -1,0 +1,309 @@
+"""Networks side by side: `python -m studies.compare --data ESC-50-master`, each with several seeds, test scored once a run.
+
+Every network sees the same clips for the same budget with the same recipe; nothing is chosen by a score. A run that has finished is not
+trained again: the same command goes on where it was stopped. Runs lie in `runs/compare-<data>/<network>-s<seed>`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from search_space.complexity import Cost, count_network
+from search_space.errors import UserError, open_console, run_command
+from search_space.presets import check_network
+from search_space.tables import RESULTS, record_result
+from studies.charts import duration
+from studies.run import count_of, size_of
+from studies.search import check_train_input
+from trainers.clips import DEFAULT_FOLD
+from trainers.config import RECIPES, Recipe, default_budget, default_train_input, get_recipe
+from trainers.inputs import data_record
+from trainers.loop import Diverged
+from trainers.opening import open_data
+from trainers.runs import Run, available_cores, held, now, provenance, study_folder
+from trainers.workers import (
+    WorkerTask,
+    default_workers,
+    measure_candidate,
+    shared_devices,
+    stopping,
+    train_candidate,
+    worker_pool,
+)
+
+# The networks of the paper's tables that a small machine trains in a minute, and the strongest small rival.
+DEFAULT_NETWORKS = ("dssdn-large", "dssdn-middle", "dssdn-small", "dl-o", "dl-b-pooled", "sp4asc", "mobilenet-v2")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What all runs have in common, as they record it."""
+
+    folder: Path
+    data: dict[str, Any]
+    input: tuple[int, int]
+    train_input: tuple[int, int]
+    recipe: Recipe
+    budget: int
+    costs: dict[str, Cost]
+    seeds: int
+
+    def run(self, network: str, seed: int) -> Run:
+        """The run of a network with a seed."""
+        return Run(self.folder / f"{network}-s{seed}")
+
+    def config(self, network: str, seed: int) -> dict[str, Any]:
+        """What that run records: enough to do it again."""
+        return {
+            "kind": "compare",
+            "study": self.folder.name,
+            "architecture": network,
+            "preset": network,
+            "params": self.costs[network].params,
+            "macs": self.costs[network].macs,
+            "data": self.data,
+            "input": list(self.input),
+            "train_input": list(self.train_input),
+            "recipe": dataclasses.asdict(self.recipe),
+            "clips": self.budget,
+            "seed": seed,
+            "command": provenance()["command"],
+        }
+
+    def finished(self, network: str, seed: int) -> bool:
+        """Whether the run is there and whole. Raises `UserError` when it was made with something else."""
+        run = self.run(network, seed)
+        if not (run.path / "run.json").exists() or run.scores is None:
+            return False
+        then, now_ = run.config, self.config(network, seed)
+        for key, before, after in (
+            ("data", then["data"]["digest"], now_["data"]["digest"]),
+            *((key, then[key], now_[key]) for key in ("train_input", "recipe", "clips")),
+        ):
+            if before != after:
+                raise UserError(
+                    f"{run.path} was trained with another {key} ({before}, now {after}); give the same options, or another --name"
+                )
+        return True
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    options = _parser().parse_args(argv)
+    console = open_console(stderr=options.json)
+    networks = list(dict.fromkeys(name.strip() for name in options.networks.split(",")))
+    for name in networks:
+        check_network(name)
+    if options.seeds < 1:
+        raise UserError(f"--seeds is at least 1, not {options.seeds}")
+    recipe, devices = get_recipe(options.recipe), shared_devices(options.device)
+    most = max(available_cores(), len(devices))
+    if options.workers is not None and not 1 <= options.workers <= most:
+        raise UserError(f"--workers is 1 to {most}, what this machine has room for, not {options.workers}")
+    dataset, features = open_data(console, options.data, options.subset, options.fold)
+    comparison = Comparison(
+        folder=study_folder(options.runs, options.name or f"compare-{dataset.name}"),
+        data=data_record(dataset, features),
+        input=features.size,
+        train_input=options.train_input or default_train_input(features.size),
+        recipe=recipe,
+        budget=options.budget or default_budget(len(dataset.classes)),
+        costs={name: count_network(name, features.size, len(dataset.classes)) for name in networks},
+        seeds=options.seeds,
+    )
+    check_train_input(comparison.train_input, comparison.input)
+    if comparison.budget < recipe.batch_size:
+        raise UserError(f"--budget is at least one batch of {recipe.batch_size} clips, not {comparison.budget}")
+    workers = options.workers or default_workers(devices)
+    threads = max(1, available_cores() // workers)
+    task = WorkerTask(
+        *(dataset, features.digest, comparison.train_input, recipe, comparison.budget, threads),
+        score_test=True,
+    )
+    comparison.folder.mkdir(parents=True, exist_ok=True)
+    busy = f"{comparison.folder} is being trained by another process; wait for it or end it"
+    with held(comparison.folder / "lock", busy):
+        jobs = [(name, seed) for seed in range(options.seeds) for name in networks]
+        waiting = [job for job in jobs if not comparison.finished(*job)]
+        console.print(
+            f"{len(jobs)} runs ({len(networks)} networks, {options.seeds} seeds) on {dataset.name}"
+            f"{' (synthetic data)' if dataset.synthetic else ''}, each of {comparison.budget:,} clips at "
+            f"{comparison.train_input[0]}x{comparison.train_input[1]} with recipe {recipe.name}; "
+            f"{len(jobs) - len(waiting)} have finished already",
+            soft_wrap=True,
+        )
+        if waiting:
+            _train(console, comparison, waiting, task, workers, devices)
+    report = _report(comparison)
+    if options.record:
+        _record(comparison, report)
+    if options.json:
+        json.dump(report, sys.stdout)
+        print()
+    else:
+        _print_report(console, report)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m studies.compare", description=(__doc__ or "").split("\n")[0])
+    add = parser.add_argument
+    names = ",".join(DEFAULT_NETWORKS)
+    add("--networks", default=names, metavar="A,B", help=f"names or notations (default: {names})")
+    add("--seeds", type=int, default=3, help="runs of each network, with seeds 0, 1, ... (default: 3)")
+    add("--data", metavar="FOLDER", help="as for studies.run")
+    add("--subset", help="as for studies.run")
+    add("--fold", type=int, default=DEFAULT_FOLD, help="the test fold, where the data has folds")
+    add("--recipe", default="short", help=f"one of {', '.join(RECIPES)} (default: short)")
+    add("--budget", type=count_of, metavar="CLIPS", help="clips that each run sees (default: as for studies.run)")
+    add("--train-input", type=size_of, metavar="TxF", help="frames x mels trained on; costs count at full size")
+    add("--name", help="the folder's name below --runs (default: compare-<data>)")
+    add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs lie (default: runs)")
+    add("--workers", type=int, help="processes that train (default: one a GPU, or one a core up to 8)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add(
+        "--record",
+        action="store_true",
+        help=f"keep the results in {RESULTS.name}, where search_space.tables shows them",
+    )
+    add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
+    return parser
+
+
+def _train(
+    console: Console,
+    comparison: Comparison,
+    waiting: Sequence[tuple[str, int]],
+    task: WorkerTask,
+    workers: int,
+    devices: list[str],
+) -> None:
+    """Train what is waiting. Raises `UserError` when a training fails; what has finished stays."""
+    began = time.monotonic()
+    pool, stop = worker_pool(task, workers, devices)
+    with stopping(pool, stop):
+        names = sorted({name for name, _ in waiting})
+        each_s = [pool.submit(measure_candidate, names) for _ in range(workers)]
+        left_s = sum(future.result() for future in each_s) / workers * len(waiting) / workers
+        console.print(f"{len(waiting)} runs to train with {workers} worker(s): about {duration(left_s)}")
+        futures = {
+            pool.submit(train_candidate, name, str(comparison.run(name, seed).path), comparison.config(name, seed)): (
+                name,
+                seed,
+            )
+            for name, seed in waiting
+        }
+        for done, future in enumerate(as_completed(futures), start=1):
+            name, seed = futures[future]
+            try:
+                result = future.result()
+            except (BrokenProcessPool, Diverged) as error:
+                raise UserError(f"{name} with seed {seed} could not be trained: {error}") from error
+            left_s = (time.monotonic() - began) / done * (len(waiting) - done)
+            console.print(
+                f"{name}  seed {seed}  val {result['val_accuracy']:.1%}  {result['seconds']:.0f} s  {done}/{len(waiting)}  "
+                f"{duration(left_s)} left"
+            )
+
+
+def _report(comparison: Comparison) -> dict[str, Any]:
+    """Mean and standard deviation over the seeds of every network's accuracies (0 to 1), with its cost."""
+    rows = []
+    for name, cost in comparison.costs.items():
+        scored = [comparison.run(name, seed) for seed in range(comparison.seeds)]
+        test = [(run.scores or {})["accuracy"] for run in scored]
+        val = [run.metrics()[-1]["val_accuracy"] for run in scored]
+        rows.append(
+            {
+                "network": name,
+                "params": cost.params,
+                "macs": cost.macs,
+                "test": test,
+                "test_mean": statistics.fmean(test),
+                "test_std": statistics.stdev(test) if len(test) > 1 else None,
+                "val": val,
+                "val_mean": statistics.fmean(val),
+                "val_std": statistics.stdev(val) if len(val) > 1 else None,
+            }
+        )
+    return {
+        "study": comparison.folder.name,
+        "data": {key: comparison.data[key] for key in ("name", "synthetic", "counts", "digest", "fold")},
+        "recipe": comparison.recipe.name,
+        "budget": comparison.budget,
+        "input": list(comparison.input),
+        "train_input": list(comparison.train_input),
+        "seeds": list(range(comparison.seeds)),
+        "rows": sorted(rows, key=lambda row: -row["test_mean"]),
+    }
+
+
+def _record(comparison: Comparison, report: dict[str, Any]) -> None:
+    """Keep the test accuracies where the paper's tables find them."""
+    for row in report["rows"]:
+        frames, mels = comparison.train_input
+        record_result(
+            RESULTS,
+            {
+                "network": row["network"],
+                "dataset": comparison.data["name"],
+                "data_digest": comparison.data["digest"],
+                "recipe": f"{comparison.recipe.name}, {comparison.budget:,} clips",
+                "input": f"{frames}x{mels}",
+                "seeds": report["seeds"],
+                "accuracy_mean": round(100 * row["test_mean"], 2),
+                "accuracy_std": None if row["test_std"] is None else round(100 * row["test_std"], 2),
+                "params": row["params"],
+                "macs": row["macs"],
+                "command": provenance()["command"],
+                "date": now(),
+            },
+        )
+
+
+def _print_report(console: Console, report: dict[str, Any]) -> None:
+    data = report["data"]
+    table = Table(
+        title=f"{data['name']}{' (synthetic data)' if data['synthetic'] else ''}: test accuracy, mean and deviation over the seeds"
+    )
+    table.add_column("network")
+    for heading in ("test", "val", "params", "MACs"):
+        table.add_column(heading, justify="right")
+    for row in report["rows"]:
+        cells = (_mean(row["test_mean"], row["test_std"]), _mean(row["val_mean"], row["val_std"]))
+        table.add_row(row["network"], *cells, f"{row['params']:,}", f"{row['macs'] / 1e6:,.1f} M")
+    console.print(table)
+    frames, mels = report["input"]
+    console.print(
+        f"{len(report['seeds'])} seeds, {report['budget']:,} clips at {report['train_input'][0]}x{report['train_input'][1]}, recipe "
+        f"{report['recipe']}; {data['counts']['test']} test clips; params and MACs at {frames}x{mels}",
+        soft_wrap=True,
+    )
+
+
+def _mean(mean: float, std: float | None) -> str:
+    return f"{mean:.1%}" if std is None else f"{mean:.1%} ± {100 * std:.1f}"
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)
+    run_command(main)
