@@ -125,6 +125,15 @@ class TestOwnFolders:
         assert "an evaluation set without labels: for prediction only" in said
         assert "ready to predict" in said
 
+    def test_synthetic_data_is_no_folder(self) -> None:
+        with pytest.raises(UserError, match="generated as it is read: there is nothing to check"):
+            data.main(["check", "synthetic"])
+
+    def test_the_folder_of_the_lists(self, make_tau: Callable[..., Path]) -> None:
+        folder = make_tau(audio=False)
+        with pytest.raises(UserError, match=rf"did you mean '{folder}'"):
+            data.check(folder / "evaluation_setup")
+
     def test_no_such_folder(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="no folder"):
             data.main(["check", str(tmp_path / "nowhere")])

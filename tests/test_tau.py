@@ -121,7 +121,7 @@ class TestOfficialMetadata2022:
 class TestTinyFolder:
     def test_opens(self, make_tau: Callable[..., Path]) -> None:
         dataset = open_dataset(str(make_tau()))
-        assert dataset.name == "tau2020"
+        assert dataset.name == "tau"  # the folder's name: this is not the official set
         assert dataset.classes == ("airport", "bus", "park")
         assert len(dataset.splits.train) + len(dataset.splits.val) == 3 * 8 * 2 * 3
         assert len(dataset.splits.test) == 3 * 3 * 2 * 4
@@ -130,7 +130,7 @@ class TestTinyFolder:
 
     def test_not_the_official_counts_is_said(self, make_tau: Callable[..., Path]) -> None:
         notices = tau.read(make_tau(audio=False), None, 5).notices
-        assert any("144 training and 72 test clips: not the official 13,962 and 2,968" in notice for notice in notices)
+        assert any("144 training and 72 test clips: no official set (9,185 and 4,185 (tau2019)" in n for n in notices)
 
     def test_unused_rows_need_no_file(self, make_tau: Callable[..., Path]) -> None:
         folder = make_tau()
@@ -138,16 +138,20 @@ class TestTinyFolder:
             (folder / "audio" / clip.filename).unlink()
         assert len(open_dataset(str(folder)).splits.test) == 72
 
-    def test_six_name_fields_are_2022(self, make_tau: Callable[..., Path]) -> None:
+    def test_six_name_fields(self, make_tau: Callable[..., Path]) -> None:
         listing = tau.read(make_tau(audio=False, parts=True), None, 5)
-        assert listing.name == "tau2022"
         assert {clip.recorder for clip in listing.clips} == {"a", "b", "s1", "s4"}
+        assert listing.clips[0].group == "lyon-0"
 
-    def test_one_recorder_is_2019(self, make_tau: Callable[..., Path]) -> None:
+    def test_counts_of_2019_name_it(self, make_tau: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
         folder = make_tau(audio=False)
         for path in folder.rglob("*.csv"):
             rewrite(path, lambda rows: [rows[0], *(row for row in rows[1:] if "-a.wav" in row)])
-        assert tau.read(folder, None, 5).name == "tau2019"
+        listing = tau.read(folder, None, 5)
+        n_train, n_test = len(of(listing, "train")) + len(of(listing, "val")), len(of(listing, "test"))
+        small = tau.Edition("TAU 2019, made small", len(listing.clips), n_train, n_test)
+        monkeypatch.setitem(tau.EDITIONS, "tau2019", small)
+        assert (tau.read(folder, None, 5).name, tau.read(folder, None, 5).title) == ("tau2019", small.title)
 
     def test_gzipped_and_flat(self, make_tau: Callable[..., Path], tmp_path: Path) -> None:
         folder = make_tau(audio=False)
@@ -182,6 +186,65 @@ class TestTinyFolder:
         assert len(of(listing, "train")) + len(of(listing, "val")) == 144
 
 
+class TestLeaks:
+    """Lists that leak, as they circulate: nothing of them reaches train or val."""
+
+    def meta_minus_test(self, folder: Path) -> Listing:
+        """The training list that people make of meta.csv minus the test fold."""
+        setup = folder / "evaluation_setup"
+        test = {row.split("\t")[0] for row in lines(setup / "fold1_evaluate.csv")}
+        rows = [row.split("\t")[:2] for row in lines(folder / "meta.csv") if row.split("\t")[0] not in test]
+        (setup / "fold1_train.csv").write_text(
+            "filename\tscene_label\n" + "".join("\t".join(row) + "\n" for row in rows)
+        )
+        return tau.read(folder, None, 5)
+
+    def check(self, listing: Listing) -> None:
+        places = {split: {clip.group for clip in of(listing, split)} for split in ("train", "val", "test")}
+        assert not places["train"] & places["val"]
+        assert not (places["train"] | places["val"]) & places["test"]
+        learning = of(listing, "train") + of(listing, "val")
+        assert not {clip.recorder for clip in learning} & {"s4", "s5", "s6"}
+
+    def test_meta_minus_test(self, make_tau: Callable[..., Path]) -> None:
+        listing = self.meta_minus_test(make_tau(audio=False))
+        self.check(listing)
+        assert len(of(listing, "train")) + len(of(listing, "val")) == 144
+        assert any("9 clips left out of train: their 9 locations" in notice for notice in listing.notices)
+        assert any("48 clips of s4 left out of train" in notice for notice in listing.notices)
+
+    @real
+    def test_meta_minus_test_of_the_official_lists(self, tmp_path: Path) -> None:
+        listing = self.meta_minus_test(Path(shutil.copytree(MICRO, tmp_path / "tau")))
+        self.check(listing)
+        assert any("3,790 clips left out of train" in notice for notice in listing.notices)
+        assert any("2,250 clips of s4, s5, s6 left out of train" in notice for notice in listing.notices)
+        assert len(of(listing, "train")) + len(of(listing, "val")) == 23_035 - 2_968 - 3_790 - 2_250
+
+    @pytest.mark.parametrize(("column", "value"), [(2, "lyon-0-0"), (3, "b")])
+    def test_meta_that_contradicts_file_names(self, make_tau: Callable[..., Path], column: int, value: str) -> None:
+        """A location per segment, as a fall-back parser of others makes it, would put one place into two splits."""
+        folder = make_tau(audio=False)
+
+        def spoil(rows: list[str]) -> list[str]:
+            cells = rows[1].split("\t")
+            cells[column] = value
+            return [rows[0], "\t".join(cells), *rows[2:]]
+
+        rewrite(folder / "meta.csv", spoil)
+        with pytest.raises(UserError, match=r"1 rows contradict their file names, the first: airport-lyon-0-0-a\.wav"):
+            tau.read(folder, None, 5)
+
+    def test_names_that_lead_out_of_the_folder(self, make_tau: Callable[..., Path]) -> None:
+        folder = make_tau(audio=False)
+        for path in folder.rglob("*.csv"):
+            path.write_text(
+                path.read_text().replace("audio/airport-lyon-0-0-a.wav", "audio/../../airport-lyon-0-0-a.wav")
+            )
+        with pytest.raises(UserError, match=r"names 1 files outside of audio/"):
+            tau.read(folder, None, 5)
+
+
 class TestOlderRelease:
     @real
     @pytest.mark.parametrize("with_meta", [True, False])
@@ -205,7 +268,7 @@ class TestOlderRelease:
         assert (counts["train"] + counts["val"], counts["test"]) == (13_962, 2_968)
         said = [notice for notice in listing.notices if "older 2020 release" in notice]
         assert "13,965 training and 2,970 test clips, where the current one has 13,962 and 2,968" in said[0]
-        assert "5 of these five are not in the audio and are left out" in said[0]
+        assert "5 of the five more files are not in the audio and are left out" in said[0]
 
     @real
     def test_with_its_own_audio(self, tmp_path: Path) -> None:
@@ -219,8 +282,12 @@ class TestOlderRelease:
             rewrite(path, lambda rows, names=names: [*rows, *(f"audio/{name}\t{name.split('-')[0]}" for name in names)])
             for name in names:
                 shutil.copy(some, folder / "audio" / name)
-        counts = Counter(clip.split for clip in tau.read(folder, None, 5).clips)
+        listing = tau.read(folder, None, 5)
+        counts = Counter(clip.split for clip in listing.clips)
         assert (counts["train"] + counts["val"], counts["test"]) == (13_965, 2_970)
+        assert any("the five more files are in the audio and are used" in notice for notice in listing.notices)
+        current = {clip.group for clip in of(tau.read(MICRO, None, 5), "val")}
+        assert {clip.group for clip in of(listing, "val")} == current
 
 
 class TestSubset:
@@ -235,7 +302,7 @@ class TestSubset:
         learning = [clip.filename for clip in whole.clips if clip.split in ("train", "val")]
         self.write(folder, "split50.csv", learning[::2])
         half = tau.read(folder, "split50", 5)
-        assert half.name == "tau2020-split50"
+        assert half.name == "tau-split50"
         assert half.subset == "split50"
         assert {clip.filename for clip in half.clips if clip.split in ("train", "val")} == set(learning[::2])
         assert of(half, "test") == of(whole, "test")
@@ -243,6 +310,15 @@ class TestSubset:
             learning[::2]
         )
         assert any("subset split50.csv" in notice for notice in half.notices)
+
+    @real
+    def test_rows_that_the_published_subset_has_not(self, tmp_path: Path) -> None:
+        for path in CSV_2022.glob("*.gz"):
+            shutil.copy(path, tmp_path)
+        names = [clip.filename for clip in of(tau.read(CSV_2022, None, 5), "train")][:100]
+        (tmp_path / "split5.csv").write_text("filename\n" + "\n".join(f"audio/{name}" for name in names))
+        notices = tau.read(tmp_path, "split5", 5).notices
+        assert any("split5.csv has 100 rows, the published one 6,980" in notice for notice in notices)
 
     def test_missing_says_where_it_is_published(self, make_tau: Callable[..., Path]) -> None:
         with pytest.raises(UserError, match=r"no split5\.csv in .* get it from https://github\.com/CPJKU"):
@@ -456,7 +532,7 @@ class TestOrigin:
         assert dataset.synthetic == synthetic
         assert any("its recorders are simulated" in notice for notice in dataset.notices)
         assert any("recordings are synthetic" in notice for notice in dataset.notices) == synthetic
-        assert not any("official 13,962" in notice for notice in dataset.notices)
+        assert not any("no official set" in notice for notice in dataset.notices)
 
 
 class TestEvaluationSet:

@@ -6,6 +6,8 @@ import csv
 import gzip
 import hashlib
 import io
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -178,6 +180,12 @@ def _counts(row_of: NDArray[np.int64], n_rows: int, strata: Sequence[str | tuple
     rows = np.repeat(row_of, [len(names) for names in several])
     np.add.at(counts, (rows, np.array([columns[name] for names in several for name in names])), 1)
     return counts
+
+
+def record_name(text: str) -> str:
+    """What data is called in records: the text with letters, digits, '.', '_' and '-' alone, at most 64; "data" if nothing is left."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:64] or "data"
 
 
 def first(names: Sequence[str], n: int = 5) -> str:

@@ -77,6 +77,8 @@ def check(
     `usable` says whether every file of train, val and test is there and whole, as far as was looked: headers, or with
     `deep` every sample. `progress(done, total)` hears of files read. Raises: UserError for lists that are wrong.
     """
+    if str(folder) == "synthetic" and not folder.exists():
+        raise UserError("the synthetic data is generated as it is read: there is nothing to check; name a folder")
     listing = read_listing(folder, subset, fold)
     names = [clip.filename for clip in listing.clips]
     scanned = scan(listing.audio, names, progress)
@@ -120,8 +122,8 @@ def check(
 
 
 def _counts(listing: Listing) -> dict[str, Any]:
-    """Clips by split ("official train" is train and val together where the data has an official fold), and each by
-    recorder, scene and city; groups by split."""
+    """Clips and groups by split ("train + val" is what is learned from and chosen by, TAU's official training fold), and the clips of
+    each by recorder, scene and city."""
     parts: dict[str, list[Clip]] = {
         split: [clip for clip in listing.clips if clip.split == split] for split in (*SPLITS, "unused")
     }

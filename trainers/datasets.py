@@ -172,6 +172,10 @@ def read_listing(path: Path, subset: str | None = None, fold: int = DEFAULT_FOLD
             if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
                 raise UserError(f"{str(path)!r} is a file; --data takes a folder or a csv: {LAYOUTS}")
             return own.read(path, subset, fold)
+        if path.name == "evaluation_setup" and tau.recognises(path.parent):
+            raise UserError(
+                f"{str(path)!r} holds the lists of a data set, not the set; did you mean {str(path.parent)!r}?"
+            )
         for recognises, read in ((_is_esc, esc.read), (tau.recognises, tau.read), (own.recognises, own.read)):
             if recognises(path):
                 return read(path, subset, fold)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from search_space.errors import UserError
-from trainers.clips import Clip, Listing, Split, check_unique, first, read_rows
+from trainers.clips import Clip, Listing, Split, check_unique, first, read_rows, record_name
 
 LIST = Path("meta") / "esc50.csv"
 
@@ -29,7 +29,7 @@ def read(folder: Path, subset: str | None, fold: int) -> Listing:
         [(row["filename"], row["category"], row["src_file"], int(row["fold"])) for row in rows], fold
     )
     return Listing(
-        name=known,
+        name=record_name(known),
         title=titles.get(known, f"{known} (ESC-50's layout)"),
         source=folder.resolve(),
         subset=str(Path(subset).expanduser().resolve()) if subset and subset != "esc10" else subset,

@@ -22,10 +22,23 @@ from pathlib import Path
 from typing import Any
 
 from search_space.errors import UserError
-from trainers.clips import DEFAULT_FOLD, Clip, Listing, Split, carve, check_unique, first, read_rows, separator
+from trainers.clips import (
+    DEFAULT_FOLD,
+    Clip,
+    Listing,
+    Split,
+    carve,
+    check_unique,
+    first,
+    read_rows,
+    record_name,
+    separator,
+)
 
 # Assumed: val is a seventh of the official training fold (about 2,000 clips of 2020), leaving six sevenths to learn from.
 VAL_PARTS = 7
+# Source: recorders of TAU 2020 and 2022 Mobile that only the test fold may hear.
+UNSEEN = ("s4", "s5", "s6")
 # What `trainers.data export` leaves beside the lists: this is not TAU, and what it is.
 ORIGIN = "dataset.json"
 
@@ -64,8 +77,14 @@ EVALUATIONS = {
     7_200: "TAU Urban Acoustic Scenes 2019, evaluation",
     11_880: "TAU Urban Acoustic Scenes 2020 Mobile, evaluation",
 }
-SUBSETS = ("split5", "split10", "split25", "split50", "split100")
+# Source: rows of the DCASE 2024 subsets of the 2022 set.
+SUBSETS = {"split5": 6_980, "split10": 13_960, "split25": 34_900, "split50": 69_800, "split100": 139_620}
 SUBSETS_FROM = "https://github.com/CPJKU/dcase2024_task1_baseline/releases/tag/files"
+
+
+def is_evaluation(folder: Path) -> bool:
+    """Whether the folder's only list of TAU's is the unlabelled one of an evaluation set."""
+    return _find(folder, _TEST) is not None and not any(_find(folder, name) for name in (_TRAIN, _EVALUATE, _META))
 
 
 def recognises(folder: Path) -> bool:
@@ -84,7 +103,7 @@ def read(folder: Path, subset: str | None, fold: int) -> Listing:
     if fold != DEFAULT_FOLD:
         raise UserError(f"fold {fold}: TAU has one official fold; leave --fold out")
     train_path, notices = _find(folder, _TRAIN), list[str]()
-    if train_path is None and _find(folder, _EVALUATE) is None and _find(folder, _META) is None:
+    if is_evaluation(folder):
         return _evaluation(folder, subset)
     if train_path is None:
         archives = sorted(path.name for path in folder.glob("*.zip"))
@@ -101,21 +120,26 @@ def read(folder: Path, subset: str | None, fold: int) -> Listing:
     origin = _origin(folder)
     audio, audio_notices = _audio_folder(folder, meta)
     notices += audio_notices
-    older = [name for name in OLDER_FILES if name in train or name in test]
-    absent = {name for name in older if not (audio / name).exists()} if audio.is_dir() else set()
+    absent = {name for name in OLDER_FILES if (name in train or name in test) and not (audio / name).exists()}
     rows = _split(meta, train, test, absent, notices)
-    edition = _edition(meta)
-    if not origin and edition:
-        notices += _compare(edition, len(meta), len(train), len(test), absent)
-    rows, part, wanted = _subset(folder, rows, subset, notices)
+    edition = None if origin else _edition(meta, len(train), len(test))
+    if not origin:
+        notices += _compare(edition, len(meta), len(train), len(test), absent, audio)
+    rows, part, wanted = _subset(folder, rows, subset, edition, notices)
     name = origin["name"] if origin else edition or folder.resolve().name
-    title = origin["title"] if origin else EDITIONS[edition].title if edition else f"{name} (TAU's layout)"
+    title = (
+        origin["title"]
+        if origin
+        else EDITIONS[edition].title
+        if edition
+        else f"{name} (TAU's layout, not an official set)"
+    )
     if origin and origin["simulated_recorders"]:
         notices.append(f"{name}: {origin['source']} written out in TAU's layout; its recorders are simulated")
     if origin and origin["synthetic"]:
         notices.append("the recordings are synthetic: accuracies on them say nothing about real scenes")
     return Listing(
-        name=f"{name}{part}",
+        name=record_name(f"{name}{part}"),
         title=title,
         source=folder.resolve(),
         subset=wanted,
@@ -153,7 +177,7 @@ def _names(path: Path, notices: list[str]) -> dict[str, str]:
     """File name, without the folder audio/, to scene, in the order of a labelled list."""
     rows = read_rows(path, ("filename", "scene_label"))
     names = [_plain(row["filename"]) for row in rows]
-    check_unique(path, names)
+    _check_names(path, names)
     _say_format(path, [row["filename"] for row in rows], notices)
     return dict(zip(names, (row["scene_label"] for row in rows), strict=True))
 
@@ -164,6 +188,16 @@ def _plain(filename: str) -> str:
     while name.startswith("audio/"):
         name = name.removeprefix("audio/")
     return name
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    """Raises: UserError for names that stand twice or lead out of the folder of the recordings."""
+    check_unique(path, names)
+    outside = [name for name in names if name.startswith("/") or ".." in name.split("/")]
+    if outside:
+        raise UserError(
+            f"{str(path)!r} names {len(outside):,} files outside of audio/: {first(outside)}; take the official list"
+        )
 
 
 def _fields(name: str) -> list[str]:
@@ -217,12 +251,24 @@ def _meta(folder: Path, listed: Iterable[tuple[str, str]], notices: list[str]) -
         notices.append(f"{_META} is missing: cities, locations and recorders are read from the file names")
         return {name: _clip(name, scene, None, None, folder) for name, scene in listed}
     rows = read_rows(path, ("filename", "scene_label", "identifier", "source_label"))
-    check_unique(path, [_plain(row["filename"]) for row in rows])
+    _check_names(path, [_plain(row["filename"]) for row in rows])
     _say_format(path, [row["filename"] for row in rows], notices)
     clips = {}
     for row in rows:
         name = _plain(row["filename"])
         clips[name] = _clip(name, row["scene_label"], row["identifier"], row["source_label"], path)
+    odd = []
+    for name, clip in clips.items():
+        fields = _fields(name)
+        if len(fields) in (5, 6) and (clip.group != f"{fields[1]}-{fields[2]}" or clip.recorder != fields[-1]):
+            odd.append(name)
+    if odd:
+        clip = clips[odd[0]]
+        raise UserError(
+            f"{str(path)!r}: {len(odd):,} rows contradict their file names, the first: {odd[0]} with identifier {clip.group!r} and "
+            f"source_label {clip.recorder!r}; the identifier is <city>-<location>, the source_label the recorder, and a wrong one "
+            f"would put one place into two splits: take the official {_META}, or leave it out"
+        )
     return clips
 
 
@@ -274,34 +320,37 @@ def _check_consistent(path: Path, train: dict[str, str], test: dict[str, str], m
         )
 
 
-def _edition(meta: dict[str, Clip]) -> str | None:
-    """Which published set the rows are of, by their names: six fields 2022, one recorder 2019, else 2020."""
+def _edition(meta: dict[str, Clip], n_train: int, n_test: int) -> str | None:
+    """Which published set the lists are, by the counts of its folds and the fields of its names; None for anything else."""
     fields = {len(_fields(name)) for name in meta}
-    if fields == {6}:
-        return "tau2022"
-    if fields != {5}:
-        return None
-    return "tau2019" if {clip.recorder for clip in meta.values()} == {"a"} else "tau2020"
+    counts = {(n_train, n_test)}
+    for name, edition in EDITIONS.items():
+        older = {(OLDER_2020.train, OLDER_2020.test)} if name == "tau2020" else set()
+        if counts <= {(edition.train, edition.test)} | older and fields == ({6} if name == "tau2022" else {5}):
+            return name
+    return None
 
 
-def _compare(edition: str, n_meta: int, n_train: int, n_test: int, absent: set[str]) -> list[str]:
+def _compare(edition: str | None, n_meta: int, n_train: int, n_test: int, absent: set[str], audio: Path) -> list[str]:
     """What departs from the published counts."""
+    if edition is None:
+        official = ", ".join(f"{known.train:,} and {known.test:,} ({name})" for name, known in EDITIONS.items())
+        return [
+            f"{n_train:,} training and {n_test:,} test clips: no official set ({official}); figures on this split compare "
+            f"with nobody's"
+        ]
     known = EDITIONS[edition]
     if (n_train, n_test) == (known.train, known.test):
         return [] if n_meta == known.meta else [f"{_META} has {n_meta:,} rows, the published one {known.meta:,}"]
-    if edition == "tau2020" and (n_train, n_test) == (OLDER_2020.train, OLDER_2020.test):
-        rest = (
-            f"; {len(absent)} of these five are not in the audio and are left out, which leaves the current split"
-            if absent
-            else "; the five more files are in the audio and are used"
-        )
-        return [
-            f"lists of the older 2020 release: {n_train:,} training and {n_test:,} test clips, where the current one has "
-            f"{known.train:,} and {known.test:,}{rest}"
-        ]
+    if not audio.is_dir():
+        rest = "whether the audio has the five more files cannot be seen, for there is none"
+    elif absent:
+        rest = f"{len(absent)} of the five more files are not in the audio and are left out, as in the current release"
+    else:
+        rest = "the five more files are in the audio and are used"
     return [
-        f"{n_train:,} training and {n_test:,} test clips: not the official {known.train:,} and {known.test:,} of "
-        f"{known.title}; figures on this split compare with nobody's"
+        f"lists of the older 2020 release: {n_train:,} training and {n_test:,} test clips, where the current one has "
+        f"{known.train:,} and {known.test:,}; {rest}"
     ]
 
 
@@ -311,33 +360,48 @@ def _compare(edition: str, n_meta: int, n_train: int, n_test: int, absent: set[s
 def _split(
     meta: dict[str, Clip], train: dict[str, str], test: dict[str, str], absent: set[str], notices: list[str]
 ) -> list[Clip]:
-    """All clips in their splits: official test, val by location out of the official training fold, the rest of it train."""
+    """All clips in their splits: official test, val by location out of the training fold, the rest of it train.
+
+    No clip at a place of the test fold and none of a recorder that only test may hear is ever learned from, whatever the
+    lists say. The older release's five files follow their places, so that both releases have one val.
+    """
     for name, scene in (*train.items(), *test.items()):  # the older release's lists beside the current meta.csv
         if name not in meta:
             meta[name] = _clip(name, scene, None, None, Path(_TRAIN))
     places = {meta[name].group for name in test}
-    shared = sorted({meta[name].group for name in train} & places)
-    learning = [clip for name in train if (clip := meta[name]).group not in places and name not in absent]
+    listed = [meta[name] for name in train if name not in absent]
+    shared = [clip for clip in listed if clip.group in places]
+    unseen = [clip for clip in listed if clip.recorder in UNSEEN and clip.group not in places]
     if shared:
-        left_out = len(train) - len(learning) - len(absent & train.keys())
+        groups = sorted({clip.group for clip in shared})
         notices.append(
-            f"{left_out:,} clips left out of train: their {len(shared)} locations ({first(shared)}) are also in test"
+            f"{len(shared):,} clips left out of train: their {len(groups):,} locations ({first(groups)}) are also in test"
         )
-    strata = [(f"{clip.scene} {clip.recorder}", clip.city) for clip in learning]
-    is_val = carve([clip.group for clip in learning], strata, VAL_PARTS)
+    if unseen:
+        recorders = sorted({clip.recorder for clip in unseen})
+        notices.append(
+            f"{len(unseen):,} clips of {first(recorders)} left out of train: these recorders are for test alone, to be unseen there"
+        )
+    dropped = {clip.filename for clip in (*shared, *unseen)}
+    learning = [clip for clip in listed if clip.filename not in dropped]
+    lasting = [clip for clip in learning if clip.filename not in OLDER_FILES]
+    strata = [(f"{clip.scene} {clip.recorder}", clip.city) for clip in lasting]
+    val_places: set[str] = set()
+    if lasting:
+        is_val = carve([clip.group for clip in lasting], strata, VAL_PARTS)
+        val_places = {clip.group for clip, val in zip(lasting, is_val, strict=True) if val}
     split: dict[str, Split] = {name: "test" for name in test if name not in absent}
-    split |= {clip.filename: "val" if val else "train" for clip, val in zip(learning, is_val, strict=True)}
-    n_places = len({clip.group for clip in learning})
-    n_val_places = len({clip.group for clip, val in zip(learning, is_val, strict=True) if val})
+    split |= {clip.filename: "val" if clip.group in val_places else "train" for clip in learning}
+    n_val = sum(clip.group in val_places for clip in learning)
     notices.append(
-        f"val: {int(is_val.sum()):,} of the {len(learning):,} clips of the official training fold, all of {n_val_places} of its "
-        f"{n_places} locations, stratified by scene, recorder and city"
+        f"val: {n_val:,} of the {len(learning):,} clips of the training fold ({_TRAIN}), all of {len(val_places)} of its "
+        f"{len({clip.group for clip in learning})} locations, stratified by scene, recorder and city"
     )
     return [replace(clip, split=split.get(name, "unused")) for name, clip in meta.items()]
 
 
 def _subset(
-    folder: Path, clips: list[Clip], subset: str | None, notices: list[str]
+    folder: Path, clips: list[Clip], subset: str | None, edition: str | None, notices: list[str]
 ) -> tuple[list[Clip], str, str | None]:
     """The clips with those that a subset leaves out in no split, what the name gains, and how to ask for it again."""
     if subset is None:
@@ -367,6 +431,9 @@ def _subset(
             f"{str(path)!r} names {len(outside):,} clips of neither official fold, at places of the test fold or of "
             f"recorders that only test may hear: {first(outside, 3)}; leave them out"
         )
+    published = SUBSETS.get(subset)
+    if published and edition == "tau2022" and len(rows) != published:
+        notices.append(f"{path.name} has {len(rows):,} rows, the published one {published:,}")
     names_test = any(by_name[name].split == "test" for name in wanted)
     if names_test:
         notices.append(f"the test fold is the part of it that {path.name} names: its figures compare with nobody's")
@@ -424,7 +491,7 @@ def _evaluation(folder: Path, subset: str | None) -> Listing:
     if subset is not None:
         raise UserError(f"subset {subset!r}: an evaluation set has no parts; leave --subset out")
     names = [_plain(row["filename"]) for row in read_rows(path, ("filename",))]
-    check_unique(path, names)
+    _check_names(path, names)
     clips = tuple(Clip(name, "", name.rpartition(".")[0], "unused") for name in names)
     audio, notices = _audio_folder(folder, {clip.filename: clip for clip in clips})
     title = EVALUATIONS.get(len(names), f"an evaluation set of {len(names):,} clips")
