@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from search_space.errors import UserError
-from trainers.clips import carve, check_splits, check_unique, first, read_rows, share_out
+from trainers.clips import (
+    SPLITS,
+    Clip,
+    Listing,
+    carve,
+    check_splits,
+    check_unique,
+    first,
+    read_rows,
+    share_out,
+    write_rows,
+)
 
 
 class TestShareOut:
@@ -104,6 +116,12 @@ class TestReadRows:
         with pytest.raises(UserError, match="cannot be read"):
             read_rows(tmp_path / "list.csv.gz", ("filename",))
 
+    def test_what_is_written_is_read(self, tmp_path: Path) -> None:
+        rows = [("a\tb.wav", 'say "x"'), ("c, d.wav", "ü")]
+        write_rows(tmp_path / "deep" / "list.csv", ("filename", "label"), rows)
+        assert [tuple(row.values()) for row in read_rows(tmp_path / "deep" / "list.csv", ("filename",))] == rows
+        assert (tmp_path / "deep" / "list.csv").read_bytes().startswith(b"filename\tlabel\n")
+
     def test_twice(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"names 1 files more than once: a; keep one row each"):
             check_unique(tmp_path / "list.csv", ["a", "b", "a"])
@@ -111,7 +129,20 @@ class TestReadRows:
 
 def test_one_class_is_no_classifier() -> None:
     with pytest.raises(UserError, match="one class only"):
-        check_splits([], ["bus"])
+        check_splits(listing_of([Clip("a.wav", "bus", "a", "train")]))
+
+
+@pytest.mark.parametrize(("fold", "fix"), [(None, "add clips$"), (2, "add clips or choose another --fold$")])
+def test_a_split_without_a_class(fold: int | None, fix: str) -> None:
+    clips = [Clip(f"{c}-{s}", c, f"{c}-{s}", s, fold) for c in ("bus", "park") for s in SPLITS]
+    check_splits(listing_of(clips))
+    without = [replace(clip, split="unused") if clip.filename == "park-val" else clip for clip in clips]
+    with pytest.raises(UserError, match=rf"val has none of 1 of the 2 classes \(park\); .*{fix}"):
+        check_splits(listing_of(without))
+
+
+def listing_of(clips: list[Clip]) -> Listing:
+    return Listing("x", "x", Path("x"), None, Path("x"), tuple(clips), ())
 
 
 def test_first() -> None:

@@ -23,8 +23,9 @@ import soundfile
 from search_space.errors import UserError
 from trainers import data as data_command
 from trainers.datasets import open_dataset
-from trainers.export import UNSEEN, export, plan
+from trainers.export import export, plan
 from trainers.recorders import RECORDERS, record
+from trainers.tau import UNSEEN
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -251,6 +252,41 @@ class TestNames:
         assert len(found) == 9
 
 
+class TestThinned:
+    """At most so many clips a scene and split, spread over recorders and over all there are."""
+
+    def found(self, n: int) -> Counter[tuple[str, str, str]]:
+        takes = plan(open_dataset("synthetic"), clips=n)
+        assert len({take.filename for take in takes}) == len(takes)
+        return Counter((take.clip.split, take.scene, take.recorder) for take in takes)
+
+    @pytest.mark.parametrize("n", [2, 6, 20])
+    def test_all_recorders_are_in_test(self, n: int) -> None:
+        found = self.found(n)
+        test = Counter(dict.fromkeys(RECORDERS, 0))
+        for (split, _, recorder), count in found.items():
+            test[recorder] += count * (split == "test")
+        assert test.total() == 10 * n
+        assert max(test.values()) - min(test.values()) <= 1
+
+    @pytest.mark.parametrize("n", [6, 20])
+    def test_recorders_have_their_share_of_every_scene(self, n: int) -> None:
+        dataset, found = open_dataset("synthetic"), self.found(n)
+        sizes = Counter((clip.split, clip.scene) for clip in dataset.clips)
+        recorded = Counter((clip.split, clip.scene, clip.recorder) for clip in dataset.clips)
+        assert all(abs(found[key] - n * recorded[key] / sizes[key[:2]]) < 1 for key in recorded)
+        assert found.total() == n * 3 * 10
+
+    def test_places_are_spread(self) -> None:
+        places = defaultdict(set)
+        for take in plan(open_dataset("synthetic"), clips=6):
+            places[take.clip.split, take.scene].add(take.place)
+        assert min(len(found) for found in places.values()) >= 3
+
+    def test_more_than_there_are_is_all(self) -> None:
+        assert plan(open_dataset("synthetic"), clips=10_000) == plan(open_dataset("synthetic"))
+
+
 class TestNamedRecorders:
     def test_synthetic_keeps_its_recorders_places_and_name(self, tmp_path: Path) -> None:
         report = export(open_dataset("synthetic"), tmp_path / "dest", clips=6)
@@ -415,6 +451,37 @@ class TestAgain:
         assert export(open_dataset(str(tiny_folder)), tmp_path / "dest")["written"] == 3
         assert contents(tmp_path / "dest") == contents(exported)
 
+    def test_what_is_made_of_a_changed_file_is_written_again(
+        self, make_folder: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        folder, dest = make_folder(), tmp_path / "dest"
+        export(open_dataset(str(folder)), dest)
+        before = contents(dest)
+        sources = {row["filename"]: row["source"] for row in rows_of(dest / "sources.csv")}
+        changed = next(row["source"] for row in rows_of(dest / "sources.csv") if row["filename"].endswith("-s4.wav"))
+        wave_N, rate = soundfile.read(folder / "audio" / changed)
+        soundfile.write(folder / "audio" / changed, wave_N[::-1], rate, subtype="PCM_24")
+        made_of_it = {name for name, source in sources.items() if source == changed}
+        report = export(open_dataset(str(folder)), dest)
+        assert report["written"] == len(made_of_it) == 9
+        after = contents(dest)
+        assert {name for name in sources if after[name] != before[name]} == made_of_it
+        export(open_dataset(str(folder)), tmp_path / "fresh")
+        assert contents(tmp_path / "fresh") == after
+        assert export(open_dataset(str(folder)), dest)["written"] == 0
+
+    def test_another_length_of_all_writes_all_again(self, tmp_path: Path) -> None:
+        folder, dest = own_folder(tmp_path / "own"), tmp_path / "dest"
+        dataset = open_dataset(str(folder))
+        n_files = export(dataset, dest, share=0)["files"]
+        report = export(replace(dataset, duration_s=0.2), dest, share=0)
+        assert report["written"] == report["files"] == n_files
+        assert {soundfile.info(path).frames for path in (dest / "audio").iterdir()} == {1_600}
+
+    def test_says_nothing_of_where_the_source_lies(self, exported: Path, tiny_folder: Path) -> None:
+        for path in (exported / "dataset.json", exported / "sources.csv"):
+            assert str(tiny_folder.parent) not in path.read_text()
+
     @pytest.mark.parametrize(
         ("values", "message"), [({"seed": 1}, "seed 0, not 1"), ({"share": 0.5}, "share 0.25, not 0.5")]
     )
@@ -491,7 +558,10 @@ class TestBadInput:
             ({"share": float("nan")}, "--share is from 0 to 1, not nan"),
             ({"seed": -1}, "--seed is from 0 to 2147483647, not -1"),
             ({"clips": 0}, "--clips is 1 or more, not 0"),
-            ({"clips": 1}, r"nothing could be trained on what would be written: too few clips.*\(--clips, --subset\)"),
+            (
+                {"clips": 1},
+                r"nothing could be trained on what would be written: too few clips[^-]*; write more clips.*\(--clips, --subset\)",
+            ),
         ],
     )
     def test_values(self, tiny_folder: Path, tmp_path: Path, values: dict[str, Any], message: str) -> None:
@@ -515,7 +585,9 @@ class TestBadInput:
         for name, content in zip(names, wholes, strict=True):
             (folder / "audio" / name).write_bytes(content)
         export(open_dataset(str(folder)), tmp_path / "dest")
-        assert contents(tmp_path / "dest") == contents(exported)
+        found, expected = contents(tmp_path / "dest"), contents(exported)
+        assert found.pop("sources.csv") != expected.pop("sources.csv")  # files of another time
+        assert found == expected
 
 
 class TestCommand:

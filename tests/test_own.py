@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from search_space.errors import UserError
-from trainers import own
+from trainers import data, own
 from trainers.clips import DEFAULT_FOLD, Clip, Listing
 from trainers.datasets import open_dataset, read_listing
 from trainers.runs import is_study_name
@@ -226,6 +226,11 @@ class TestGroups:
         assert len({clip.group for clip in listing.clips}) == 10
         assert all(len(splits) == 1 for splits in splits_of_groups(listing.clips).values())
 
+    def test_numbers_that_only_a_blank_keeps_apart(self, folder: Path) -> None:
+        rows = [row | {"group": f"{row['group']}_1_12"} for row in rows_of()]
+        rows += [row | {"filename": f"x{row['filename']}", "group": f"{row['group'][:-5]}_11_2"} for row in rows]
+        assert len({clip.group for clip in read(write_csv(folder / "list.csv", rows)).clips}) == 36
+
     def test_empty_cells_of_a_csv(self, folder: Path) -> None:
         rows = rows_of()
         rows[0]["group"], rows[1]["group"] = "", " "
@@ -236,6 +241,51 @@ class TestGroups:
     def test_without_the_column_a_csv_warns(self, folder: Path) -> None:
         listing = read(write_csv(folder / "list.csv", without(rows_of(), "group")))
         assert listing.notices[0].startswith("no groups are named")
+
+
+class TestNamesOfTau:
+    """TAU's recordings sorted into class folders: what the names say of places and recorders is believed."""
+
+    def sorted_names(self, part: str = "") -> list[str]:
+        return [
+            f"{scene}/{scene}-{('lyon', 'paris')[place % 2]}-{10 * number + place}-{100 * number + 9 * place + k}{part}-{recorder}.wav"
+            for number, scene in enumerate(CLASSES)
+            for place in range(6)
+            for k in range(2)
+            for recorder in ("a", "s1")
+        ]
+
+    @pytest.mark.parametrize("part", ["", "-3"])
+    def test_say_the_place_and_the_recorder(self, folder: Path, part: str) -> None:
+        listing = read(touch(folder, self.sorted_names(part)))
+        for clip in listing.clips:
+            fields = clip.filename.removesuffix(".wav").split("-")
+            assert (clip.group, clip.recorder) == (f"{fields[1]}-{fields[2]}", fields[-1])
+        assert all(len(splits) == 1 for splits in splits_of_groups(listing.clips).values())
+        assert (
+            "18 places <city>-<location> in the file names, all of them TAU's, are groups: none is in two splits"
+            in said(listing)
+        )
+        assert "what stands last in the file names is the recorder: a, s1" in said(listing)
+
+    def test_go_before_sub_folders(self, folder: Path) -> None:
+        names = [
+            f"{name.split('/')[0]}/{name[:-4].split('-')[-1]}/{name.split('/')[1]}" for name in self.sorted_names()
+        ]
+        assert len({clip.group for clip in read(touch(folder, names)).clips}) == 18
+
+    def test_in_a_csv_without_groups(self, folder: Path) -> None:
+        rows = [{"filename": name, "label": name.split("/")[0], "recorder": ""} for name in self.sorted_names()]
+        rows[0]["recorder"] = "mine"
+        clips = read(write_csv(folder / "list.csv", rows)).clips
+        assert len({clip.group for clip in clips}) == 18
+        assert Counter(clip.recorder for clip in clips) == {"a": 35, "s1": 36, "mine": 1}
+
+    @pytest.mark.parametrize("other", ["bus/x.wav", "bus/bus-lyon-1-2-3-4-a.wav", "bus/bus-lyon-x-2-a.wav"])
+    def test_one_other_name_and_they_say_nothing(self, folder: Path, other: str) -> None:
+        listing = read(touch(folder, [*self.sorted_names(), other]))
+        assert listing.notices[0].startswith("no groups are named")
+        assert {clip.recorder for clip in listing.clips} == {""}
 
 
 class TestFolds:
@@ -286,7 +336,7 @@ class TestFolds:
         with pytest.raises(
             UserError, match=r"no clip of 1 of the 3 classes \(bus: 1 groups\).*every class needs 5"
         ) as e:
-            read(folder)
+            open_dataset(str(folder))
         assert "record at more places" in str(e.value)
         assert "column 'split'" in str(e.value)
         assert "--fold" not in str(e.value)
@@ -295,20 +345,24 @@ class TestFolds:
         place_folders(folder)
         for number in (2, 3):
             shutil.rmtree(folder / "bus" / f"place{number}")
-        results = {}
-        for fold in range(1, 6):
-            try:
-                results[fold] = read(folder, fold=fold).notices
-            except UserError as error:
-                results[fold] = str(error)
-        works = [fold for fold, result in results.items() if not isinstance(result, str)]
+        reasons = {fold: read(folder, fold=fold).unsplit for fold in range(1, 6)}
+        works = [fold for fold, reason in reasons.items() if not reason]
         assert works
-        for result in results.values():
-            assert not isinstance(result, str) or f"or choose --fold {works[0]}" in result
+        assert all(not reason or f"or choose --fold {works[0]}" in reason for reason in reasons.values())
 
     def test_too_few_groups_of_all(self, folder: Path) -> None:
         with pytest.raises(UserError, match=r"3 groups of recordings only: five folds need five of every class; name"):
-            read(place_folders(folder, places=1))
+            open_dataset(str(place_folders(folder, places=1)))
+
+    @pytest.mark.parametrize(
+        ("places", "reason"), [(1, "3 groups of recordings only"), (4, "in five folds every class needs 5 groups")]
+    )
+    def test_check_reports_on_too_few_groups(self, folder: Path, places: int, reason: str) -> None:
+        report = data.check(place_folders(folder, places=places))
+        assert reason in report["unsplit"]
+        assert not report["usable"]
+        assert report["clips"] == report["counts"]["all"]["clips"] == 3 * places * 4
+        assert report["counts"]["all"]["groups"] == 3 * places
 
 
 class TestCsv:
@@ -381,6 +435,32 @@ class TestCsv:
             read_listing(folder)
         assert len(read_listing(folder / "two.tsv").clips) == len(rows_of())
 
+    @pytest.mark.parametrize("inside", ["", "audio"])
+    def test_names_on_disk_may_be_in_another_unicode_form(self, folder: Path, inside: str) -> None:
+        """As macOS's archives unpack: 'u' and two dots in the file names, 'ü' in the list."""
+        rows = [row | {"filename": f"Züge/{row['filename'].replace('bus', 'Grün')}"} for row in rows_of()]
+        on_disk = [unicodedata.normalize("NFD", row["filename"]) for row in rows]
+        touch(folder / inside, on_disk)
+        listing = read(write_csv(folder / "list.csv", rows))
+        assert listing.audio == folder / inside
+        assert {clip.filename for clip in listing.clips} == set(on_disk)
+
+    def test_groups_and_folds_do_not_hang_on_the_form_on_disk(self, tmp_path: Path) -> None:
+        found = []
+        for form in ("NFC", "NFD"):
+            names = [unicodedata.normalize(form, f"{scene}/ü{k}.wav") for scene in CLASSES for k in range(10)]
+            clips = read(touch(tmp_path / form, names)).clips
+            found.append({(unicodedata.normalize("NFC", clip.filename), clip.group, clip.fold) for clip in clips})
+        assert found[0] == found[1]
+
+    def test_one_file_named_in_two_forms(self, folder: Path) -> None:
+        rows = rows_of()
+        names = [unicodedata.normalize(form, "ü.wav") for form in ("NFC", "NFD")]
+        rows += [rows[0] | {"filename": name} for name in names]
+        touch(folder, [names[1]])
+        with pytest.raises(UserError, match="names 1 files more than once"):
+            read(write_csv(folder / "list.csv", rows))
+
     def test_missing_files_are_named_with_a_cause(self, folder: Path) -> None:
         write_csv(folder / "list.csv", rows_of())
         with pytest.raises(UserError, match=r"54 of 54 audio files cannot be used: 54 missing: bus-0-0\.wav"):
@@ -443,7 +523,7 @@ class TestGivenSplits:
         rows = with_splits(rows_of(), ("train", "val", "test"))
         rows = [row for row in rows if (row["label"], row["split"]) != ("tram", "test")]
         with pytest.raises(UserError, match=r"test has no clip of 1 of the 3 classes \(tram: 2 groups\): mark a group"):
-            read(write_csv(folder / "list.csv", rows))
+            open_dataset(str(write_csv(folder / "list.csv", rows)))
 
     def test_have_no_folds(self, folder: Path) -> None:
         path = write_csv(folder / "list.csv", with_splits(rows_of(), ("train", "val", "test")))
@@ -471,6 +551,13 @@ class TestSubset:
         path = write_csv(tmp_path / "part.csv", [{"filename": f"./{name}"} for name in names])
         assert read(folder, subset=str(path)).classes == ("park", "tram")
 
+    def test_in_another_unicode_form(self, folder: Path, tmp_path: Path) -> None:
+        names = [f"{scene}/ü{k}.wav" for scene in CLASSES for k in range(5)]
+        on_disk = [unicodedata.normalize("NFD", name) for name in names]
+        touch(class_folders(folder), on_disk)
+        path = write_csv(tmp_path / "part.csv", [{"filename": name} for name in names])
+        assert {clip.filename for clip in read(folder, subset=str(path)).clips} == set(on_disk)
+
     def test_with_strangers(self, folder: Path, tmp_path: Path) -> None:
         path = write_csv(tmp_path / "part.csv", [{"filename": "bus/nobody.wav"}])
         with pytest.raises(UserError, match=r"names 1 clips that the data does not: bus/nobody\.wav"):
@@ -489,7 +576,7 @@ class TestNames:
             ("My Sounds (2024)", "My-Sounds-2024"),
             ("Zürich", "Zurich"),
             (".hidden", "hidden"),
-            ("声音", "own"),
+            ("声音", "data"),
             ("x" * 90, "x" * 64),
             ("tau2020", "own-tau2020"),
             ("ESC50", "own-ESC50"),
@@ -520,6 +607,16 @@ def labels_by_case(folder: Path) -> None:
     rows = rows_of()
     rows[3]["label"] = "BUS"
     write_csv(folder / "list.csv", rows)
+
+
+def groups_by_case(folder: Path) -> None:
+    rows = rows_of()
+    rows[3]["group"] = "BUS_1"
+    write_csv(folder / "list.csv", rows)
+
+
+def places_by_case(folder: Path) -> None:
+    touch(place_folders(folder), ["bus/Place0/x.wav"])
 
 
 def spoilt(column: str, value: str) -> Callable[[Path], None]:
@@ -564,6 +661,11 @@ def one_level_too_high(folder: Path) -> None:
         (classes_by_case, r"the classes \['Bus', 'bus'\] differ by case, blanks or '_' alone: give one class one name"),
         (classes_by_blanks, r"the classes \['Metro_Station', 'metro station'\] differ by"),
         (labels_by_case, r"the classes \['BUS', 'bus'\] differ by"),
+        (
+            groups_by_case,
+            r"the groups \['BUS_1', 'bus 1'\] differ by case, blanks or '_' alone: give one group one name",
+        ),
+        (places_by_case, r"the groups \['bus/Place0', 'bus/place0'\] differ by"),
         (spoilt("label", ""), r"row 4: no 'label'; every row needs one"),
         (spoilt("label", "  "), r"row 4: 'filename' or 'label' is blank"),
         (spoilt("filename", " "), r"row 4: 'filename' or 'label' is blank"),

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_space.errors import UserError
+from trainers.runs import write_atomic
 
 Split = Literal["train", "val", "test", "unused"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -61,7 +62,7 @@ class Listing:
 
     `name` is what the data is called in records, `title` for people. `audio` is the folder below which the clips' files
     lie. `source` and `subset` open it again. A list without labels (`labelled` false) is for prediction only: its clips
-    have no scene.
+    have no scene. `unsplit` is why its clips cannot be split, where the layout can say it better than `check_splits`.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Listing:
     notices: tuple[str, ...]
     synthetic: bool = False
     labelled: bool = True
+    unsplit: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -112,6 +114,13 @@ def read_rows(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
     return rows
 
 
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a list with a header, separated by tabs, whole or not at all."""
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter="\t", lineterminator="\n").writerows([columns, *rows])
+    write_atomic(path, lambda file: file.write(text.getvalue().encode()))
+
+
 def separator(text: str) -> str:
     """What separates the columns of a list: a tab where its first line has one, else a comma."""
     return "\t" if "\t" in text.partition("\n")[0] else ","
@@ -124,18 +133,27 @@ def check_unique(path: Path, filenames: Sequence[str]) -> None:
         raise UserError(f"{str(path)!r} names {len(twice):,} files more than once: {first(twice)}; keep one row each")
 
 
-def check_splits(clips: Sequence[Clip], classes: Sequence[str]) -> None:
+def check_splits(listing: Listing) -> None:
     """Raises: UserError unless there are two classes and every class has a clip in every split."""
+    classes = listing.classes
     if len(classes) < 2:
         raise UserError(f"one class only ({classes[0]!r}): a classifier needs clips of at least two classes")
+    if listing.unsplit:
+        raise UserError(listing.unsplit)
+    for split, absent in lacking(listing.clips).items():
+        hint = " or choose another --fold" if any(clip.fold is not None for clip in listing.clips) else ""
+        raise UserError(
+            f"too few clips to split: {split} has none of {len(absent)} of the {len(classes)} classes ({first(absent)}); "
+            f"every class needs a clip in train, val and test: add clips{hint}"
+        )
+
+
+def lacking(clips: Sequence[Clip]) -> dict[Split, list[str]]:
+    """The classes that a split has no clip of, for every split that lacks any."""
+    classes = sorted({clip.scene for clip in clips})
     present = {(clip.split, clip.scene) for clip in clips}
-    for split in SPLITS:
-        absent = [scene for scene in classes if (split, scene) not in present]
-        if absent:
-            raise UserError(
-                f"too few clips to split: {split} has none of {len(absent)} of the {len(classes)} classes "
-                f"({first(absent)}); every class needs a clip in train, val and test: add clips or choose another --fold"
-            )
+    absent = {split: [scene for scene in classes if (split, scene) not in present] for split in SPLITS}
+    return {split: scenes for split, scenes in absent.items() if scenes}
 
 
 def share_out(groups: Sequence[str], strata: Sequence[str | tuple[str, ...]], n_parts: int) -> NDArray[np.int64]:

@@ -94,7 +94,7 @@ def check(
     unsplit = None
     if listing.labelled:
         try:
-            check_splits([clip for clip in listing.clips if clip.split != "unused"], listing.classes)
+            check_splits(listing)
         except UserError as error:
             unsplit = str(error)
     used = [clip.filename for clip in listing.clips if clip.split != "unused" or not listing.labelled]

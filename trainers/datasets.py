@@ -132,7 +132,7 @@ def open_dataset(
             f"{str(listing.source)!r} is an evaluation set without labels: nothing can be trained on it; "
             f"python -m trainers.predict RUN {listing.source} predicts its scenes"
         )
-    check_splits([clip for clip in listing.clips if clip.split != "unused"], listing.classes)
+    check_splits(listing)
     used = [clip.filename for clip in listing.clips if clip.split != "unused"]
     scanned = scan(listing.audio, used, progress)
     check_files(listing, scanned, len(used))

@@ -3,7 +3,7 @@
     audio/<scene>-<city>-<location>-<segment>-<recorder>.wav      24-bit PCM, mono
     meta.csv, evaluation_setup/fold1_{train,test,evaluate}.csv    TAU's lists; test of the source is test, the rest train
     dataset.json                                                  what this is: it is never called TAU
-    sources.csv                                                   the clip that every file was made from
+    sources.csv                                                   the clip that every file was made from, and its state then
     README.txt, and the source's LICENSE and ATTRIBUTION files
 
 A location is a group of the source, so none is in both folds; a segment is what all recorders of it recorded at the same
@@ -14,7 +14,7 @@ recorded every segment, and s4, s5 and s6 are heard there alone.
 from __future__ import annotations
 
 import argparse
-import csv
+import contextlib
 import hashlib
 import io
 import json
@@ -27,7 +27,6 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,17 +38,18 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from scipy.signal import resample_poly  # type: ignore[import-untyped]
 
 from search_space.errors import UserError
 from trainers import tau
 from trainers.audio import SUFFIXES, BadAudio, bad_audio, header
-from trainers.clips import DEFAULT_FOLD, SPLITS, Clip, Listing, check_splits, first
+from trainers.clips import DEFAULT_FOLD, SPLITS, Clip, Listing, check_splits, first, read_rows, write_rows
 from trainers.datasets import Dataset, open_dataset
+from trainers.opening import progress_bar
 from trainers.recorders import RECORDERS, record
 from trainers.runs import available_cores, check_seed, held, write_atomic
+from trainers.tau import UNSEEN
 
 # TAU's share is 0.075 (Source: 1,080 of 14,400 segments). Assumed: sets that need simulated recorders are small, and of 32
 # segments a scene, as ESC-10 has, TAU's share would leave 2 for a recorder to be learned from; this one leaves 8.
@@ -57,8 +57,9 @@ DEFAULT_SHARE = 0.25
 DEFAULT_SEED = 0
 # Source: TAU 2020 Mobile's fold 1.
 REFERENCE = "a"
-UNSEEN = ("s4", "s5", "s6")
+
 LICENCES = re.compile(r"(licen[cs]e|attribution)", re.IGNORECASE)
+_SOURCES = "sources.csv"
 _WAV_HEADER_BYTES = 44
 _DISK_BLOCK_BYTES = 4096
 
@@ -109,7 +110,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     wanted = {"--subset": options.subset, "--share": options.share, "--seed": options.seed, "--clips": options.clips}
     flags = [word for flag, value in wanted.items() if value is not None for word in (flag, str(value))]
     command = shlex.join(["python", "-m", "trainers.data", "export", options.data, str(options.dest), *flags])
-    with _progress(console) as progress:
+    with progress_bar(console, "files") as progress:
         report = export(
             dataset,
             options.dest,
@@ -137,7 +138,8 @@ def export(
     """Write the clips of a dataset's three splits to `dest`, and say what is there then, as one record.
 
     `share` and `seed` are of the simulated recorders; `clips` is the most to take a scene and split. A file that is there
-    whole is not written again, lists are written last: what was broken off goes on. The same values give the same bytes.
+    whole, made of a clip that has not changed since, is not written again; lists are written last: what was broken off goes
+    on. The same values give the same bytes, but for the keys in sources.csv: they change with the date of a source file.
     `progress(done, total)` hears of files.
 
     Raises: UserError for values out of range, names that would become one, a `dest` that holds something else or has no
@@ -160,7 +162,13 @@ def export(
     listing = _preview(takes, origin)
     source = Path(dataset.spec.source)
     _check_dest(dest, origin, source)
-    missing = [take for take in takes if not _is_whole(dest / "audio" / take.filename)]
+    keys, made_from = _source_keys(dataset), _made_from(dest)
+    missing = [
+        take
+        for take in takes
+        if made_from.get(f"audio/{take.filename}") != keys[take.clip.filename]
+        or not _is_whole(dest / "audio" / take.filename)
+    ]
     _check_room(dest, len(missing), dataset)
     dest.mkdir(parents=True, exist_ok=True)
     lock = dest / ".lock"
@@ -169,10 +177,17 @@ def export(
         (dest / "audio").mkdir(exist_ok=True)
         for torn in (dest / "audio").glob(".*.wav.*"):  # of a process that was killed
             torn.unlink(missing_ok=True)
+        for take in missing:  # what is there from here on was made of the sources as sources.csv has them
+            (dest / "audio" / take.filename).unlink(missing_ok=True)
+        write_rows(
+            dest / _SOURCES,
+            ("filename", "source", "key"),
+            [(f"audio/{take.filename}", take.clip.filename, keys[take.clip.filename]) for take in takes],
+        )
         _write_takes(
             dataset, dest / "audio", missing, origin["seed"], workers, lambda done: progress(done, len(missing))
         )
-        _write_about(dest, origin, takes, source)
+        _write_about(dest, origin, source)
         _write_lists(dest, takes)
         lock.unlink(missing_ok=True)
     counts = Counter(clip.split for clip in listing.clips)
@@ -264,13 +279,31 @@ def _segment(clip: Clip) -> str:
 
 
 def _thinned(takes: Sequence[Take], n: int) -> list[Take]:
-    """At most `n` clips of every scene and split, evenly out of all."""
-    parts: dict[tuple[str, str], list[Take]] = defaultdict(list)
+    """At most `n` clips of every scene and split: recorders in the shares that they have there, and places spread.
+
+    What a share lacks of a whole clip, or has too much, goes over to the next scene: small shares are in some scenes.
+    """
+    parts: dict[str, dict[str, dict[str, list[Take]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for take in takes:
-        parts[take.scene, take.clip.split].append(take)
-    return [
-        part[k] for part in parts.values() for k in sorted(set(np.linspace(0, len(part) - 1, n).round().astype(int)))
-    ]
+        parts[take.clip.split][take.scene][take.recorder].append(take)
+    kept = []
+    for scenes in parts.values():
+        due: dict[str, float] = defaultdict(float)
+        for scene in sorted(scenes):
+            of_recorder, counts = scenes[scene], Counter[str]()
+            size = sum(map(len, of_recorder.values()))
+            for recorder, taken in of_recorder.items():
+                due[recorder] += min(n, size) * len(taken) / size
+            for _ in range(min(n, size)):
+                left = [recorder for recorder in sorted(of_recorder) if counts[recorder] < len(of_recorder[recorder])]
+                most = max(left, key=lambda recorder: round(due[recorder], 9))
+                counts[most] += 1
+                due[most] -= 1
+            for turn, (recorder, count) in enumerate(sorted(counts.items())):
+                # Clips of one place are next to each other: recorder after recorder begins further behind.
+                taken, phase = of_recorder[recorder], (turn + 0.5) / len(counts)
+                kept += [taken[int((k + phase) * len(taken) / count)] for k in range(count)]
+    return kept
 
 
 def _simulated(takes: Sequence[Take], share: float, seed: int) -> Iterator[Take]:
@@ -301,7 +334,7 @@ def _preview(takes: Sequence[Take], origin: dict[str, Any]) -> Listing:
         _write_lists(Path(folder), takes)
         try:
             listing = tau.read(Path(folder), None, DEFAULT_FOLD)
-            check_splits([clip for clip in listing.clips if clip.split != "unused"], listing.classes)
+            check_splits(listing)
         except UserError as error:
             raise UserError(
                 f"nothing could be trained on what would be written: {error}; write more clips of more groups "
@@ -348,6 +381,24 @@ def _check_room(dest: Path, n_files: int, dataset: Dataset) -> None:
             f"{n_files:,} files need {decimal(needed)}, and {decimal(free)} are free in {str(place)!r}: name a folder "
             f"with more room, or write less (--clips, --subset, --share)"
         )
+
+
+def _source_keys(dataset: Dataset) -> dict[str, str]:
+    """For every clip, by its filename, a text that changes when what is made of it may: it tells of no path and no time."""
+    same = [dataset.source_key, dataset.sample_rate, dataset.duration_s]
+    return {
+        clip.filename: hashlib.sha256(json.dumps([*same, key]).encode()).hexdigest()[:32]
+        for clip, key in zip(dataset.clips, dataset.row_keys(), strict=True)
+    }
+
+
+def _made_from(dest: Path) -> dict[str, str]:
+    """The keys of what the files in `dest` were made from, as an earlier export left them; empty where none did."""
+    rows: list[dict[str, str]] = []
+    if (dest / _SOURCES).is_file():
+        with contextlib.suppress(UserError):
+            rows = read_rows(dest / _SOURCES, ("filename", "key"))
+    return {row["filename"]: row["key"] for row in rows}
 
 
 def _is_whole(path: Path) -> bool:
@@ -420,18 +471,18 @@ def _write_lists(dest: Path, takes: Sequence[Take]) -> None:
     test = [take for take in takes if take.is_test]
     train = [take for take in takes if not take.is_test]
     labelled = ("filename", "scene_label")
-    _write_rows(
+    write_rows(
         dest / "meta.csv",
         (*labelled, "identifier", "source_label"),
         [(f"audio/{take.filename}", take.scene, take.place, take.recorder) for take in takes],
     )
-    _write_rows(setup / "fold1_test.csv", ("filename",), [(f"audio/{take.filename}",) for take in test])
+    write_rows(setup / "fold1_test.csv", ("filename",), [(f"audio/{take.filename}",) for take in test])
     for name, rows in (("fold1_evaluate.csv", test), ("fold1_train.csv", train)):
-        _write_rows(setup / name, labelled, [(f"audio/{take.filename}", take.scene) for take in rows])
+        write_rows(setup / name, labelled, [(f"audio/{take.filename}", take.scene) for take in rows])
 
 
-def _write_about(dest: Path, origin: dict[str, Any], takes: Sequence[Take], source: Path) -> None:
-    """README.txt, sources.csv, and the licences and attributions that lie with the source."""
+def _write_about(dest: Path, origin: dict[str, Any], source: Path) -> None:
+    """README.txt, and the licences and attributions that lie with the source."""
     of_recorders = (
         f"Recorder a is the recording as it is; the other recorders are simulated (response, compression, level, noise).\n"
         f"In train, each of b, c, s1, s2 and s3 recorded {origin['share']:g} of the segments of a; s4, s5 and s6 are in test only.\n"
@@ -446,11 +497,6 @@ def _write_about(dest: Path, origin: dict[str, Any], takes: Sequence[Take], sour
         "sources.csv names the clip that every file was made from; licences and attributions of these clips hold here too.\n"
     )
     write_atomic(dest / "README.txt", lambda file: file.write(text.encode()))
-    _write_rows(
-        dest / "sources.csv",
-        ("filename", "source"),
-        [(f"audio/{take.filename}", take.clip.filename) for take in takes],
-    )
     folder = source if source.is_dir() else source.parent
     for path in sorted(folder.iterdir()) if source.is_absolute() else []:
         if path.is_file() and LICENCES.match(path.name):
@@ -459,13 +505,6 @@ def _write_about(dest: Path, origin: dict[str, Any], takes: Sequence[Take], sour
 
 def _copy(path: Path, file: BinaryIO) -> None:
     file.write(path.read_bytes())
-
-
-def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    writer.writerows([columns, *rows])
-    write_atomic(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -489,11 +528,3 @@ def _print_report(console: Console, report: dict[str, Any]) -> None:
     if report["left_out"]:
         console.print(f"{report['left_out']:,} clips that are in no split of the source are left out")
     console.print(f"open it: --data {shlex.quote(os.fspath(report['folder']))}", soft_wrap=True, markup=False)
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    columns = (TextColumn("files"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task("files", total=None)
-        yield lambda done, total: bars.update(bar, completed=done, total=total)

@@ -3,6 +3,7 @@
 What was recorded together (one place, one session) is a group, and a group is in one split. A folder says so by
 sub-folders, `<class>/<place>/x.wav`, a csv by its column `group`. Without a column `split` the groups lie in five folds
 of equal shares; nothing is drawn, so the same recordings lie in the same folds everywhere, whatever their order.
+Where all files are named as TAU's are, the names say the place and the recorder.
 """
 
 from __future__ import annotations
@@ -20,8 +21,20 @@ import numpy as np
 from search_space.errors import UserError
 from trainers import esc, tau
 from trainers.audio import SUFFIXES
-from trainers.clips import DEFAULT_FOLD, SPLITS, Clip, Listing, Split, carve, check_unique, first, read_rows, share_out
-from trainers.runs import is_study_name
+from trainers.clips import (
+    DEFAULT_FOLD,
+    SPLITS,
+    Clip,
+    Listing,
+    Split,
+    carve,
+    check_unique,
+    first,
+    lacking,
+    read_rows,
+    record_name,
+    share_out,
+)
 
 COLUMNS = ("filename", "label")
 # Source: ESC-50 has five folds; what holds for it then holds here.
@@ -35,6 +48,8 @@ SPLIT_WORDS: dict[str, Split] = {
 }
 # What published sets are called in records.
 _TAKEN = {"esc10", "esc50", "synthetic", *tau.EDITIONS}
+# Source: TAU's READMEs: <scene>-<city>-<location>-<segment>[-<part>]-<recorder>.
+_NAMED_BY_TAU = re.compile(r"\w+-(?P<place>[^\W\d_][^\W_]*-\d+)-\d+(-\d+)?-(?P<recorder>[^\W_]+)")
 _FIX = "name groups in a csv `filename,label,group`, or put what was recorded together into <class>/<place>/"
 
 
@@ -66,7 +81,8 @@ def read(path: Path, subset: str | None, fold: int) -> Listing:
     """What a csv of recordings, or the folder that it or the classes lie in, says.
 
     `subset` is the path of a csv with the names to keep: they stay in the splits of the whole. `fold` is the test fold.
-    Raises: UserError for lists that break a rule, classes that look misspelt, groups in two splits or too few of them.
+    Groups too few for splits are in `unsplit`. Raises: UserError for lists that break a rule, classes or groups that look
+    misspelt, groups in two splits.
     """
     path = (
         path.parent.resolve() / path.name if path.is_file() else path.resolve()
@@ -78,19 +94,22 @@ def read(path: Path, subset: str | None, fold: int) -> Listing:
         audio, recordings = _read_table(table)
         notices = []
     recordings = sorted(recordings, key=lambda recording: recording.filename)
-    _check_classes(recordings)
+    _check_spellings("class", "classes", {recording.scene for recording in recordings})
+    recordings, grouping = _grouped(recordings, from_folders=table is None)
+    _check_spellings("group", "groups", {recording.group for recording in recordings})
     named = path.stem if path.is_file() else path.name
-    clips, split_notices = _split(recordings, fold, from_folders=table is None)
+    clips, split_notices, unsplit = _split(recordings, fold)
     clips, part, wanted = _subset(clips, subset)
-    _check_covered(clips, fold)
+    name = record_name(named + part)
     return Listing(
-        name=_study_name(named + part),
+        name=f"own-{name}"[:64] if name.lower() in _TAKEN else name,
         title=f"own recordings in {named}{part and f', subset {part[1:]}'}",
         source=path,
         subset=wanted,
         audio=audio,
         clips=tuple(clips),
-        notices=(*notices, *split_notices),
+        notices=(*notices, grouping, *split_notices),
+        unsplit=unsplit or _say_uncovered(clips),
     )
 
 
@@ -229,10 +248,22 @@ def _read_table(path: Path) -> tuple[Path, list[_Recording]]:
             )
         recordings.append(_Recording(filename, cells["label"], cells["group"], cells["recorder"], split))
     names = [recording.filename for recording in recordings]
-    check_unique(path, names)
     some = sorted(names)[:: max(1, len(names) // 100)]
     places = [path.parent, path.parent / "audio"]
-    return max(places, key=lambda place: sum((place / name).is_file() for name in some)), recordings
+    place = max(places, key=lambda place: sum((place / name).is_file() for name in _on_disk(place, some)))
+    names = _on_disk(place, names)
+    check_unique(path, names)
+    return place, [replace(recording, filename=name) for recording, name in zip(recordings, names, strict=True)]
+
+
+def _on_disk(place: Path, names: Sequence[str]) -> list[str]:
+    """The names as the files below `place` have them: another Unicode form of one name is another file to most systems."""
+    lost = {name for name in names if not name.isascii() and not (place / name).is_file()}
+    if not lost or not place.is_dir():
+        return list(names)
+    found = [path.relative_to(place).as_posix() for path in _files(place)]
+    by_form = {_composed(name): name for name in found}
+    return [by_form.get(_composed(name), name) if name in lost else name for name in names]
 
 
 def _relative(filename: str) -> str:
@@ -240,55 +271,80 @@ def _relative(filename: str) -> str:
     return PurePosixPath(filename.strip().replace("\\", "/")).as_posix()
 
 
+def _composed(text: str) -> str:
+    """A name in one Unicode form: file systems and lists differ in it."""
+    return unicodedata.normalize("NFC", text)
+
+
 def _plain(text: str) -> str:
-    """A name without blanks around it, in one Unicode form: file systems differ in it."""
-    return unicodedata.normalize("NFC", text).strip()
+    """A name in one Unicode form, without blanks around it."""
+    return _composed(text).strip()
 
 
-def _check_classes(recordings: Sequence[_Recording]) -> None:
-    """Raises: UserError for classes that differ by case or blanks alone: almost surely one class, misspelt."""
-    alike: dict[str, set[str]] = defaultdict(set)
-    for recording in recordings:
-        alike[re.sub(r"[\s_]+", "", recording.scene).casefold()].add(recording.scene)
+def _check_spellings(one: str, several: str, names: Iterable[str]) -> None:
+    """Raises: UserError for names that differ by case or blanks alone: almost surely one, misspelt."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        # Between digits a blank tells numbers apart: 1 12 is not 11 2.
+        alike[re.sub(r"(?<!\d)_|_(?!\d)", "", re.sub(r"[\s_]+", "_", name)).casefold()].append(name)
     for spellings in alike.values():
         if len(spellings) > 1:
             raise UserError(
-                f"the classes {sorted(spellings)} differ by case, blanks or '_' alone: give one class one name, or two "
-                f"classes names that differ more"
+                f"the {several} {spellings} differ by case, blanks or '_' alone: give one {one} one name, or two "
+                f"{several} names that differ more"
             )
 
 
 # --------------------------------------------------------------------------------------------------------------- splits
 
 
-def _split(recordings: Sequence[_Recording], fold: int, *, from_folders: bool) -> tuple[list[Clip], list[str]]:
-    """The recordings in their splits, and notices of groups and sizes."""
+def _split(recordings: Sequence[_Recording], fold: int) -> tuple[list[Clip], list[str], str]:
+    """The recordings in their splits, notices of the sizes, and why there are no splits ("" where there are)."""
     # Without its suffix: one recording in two formats is one recording.
-    groups = [r.group or PurePosixPath(r.filename).with_suffix("").as_posix() for r in recordings]
+    groups = [r.group or _composed(PurePosixPath(r.filename).with_suffix("").as_posix()) for r in recordings]
     strata = [_strata(recording) for recording in recordings]
-    notices = [_say_groups(recordings, from_folders)]
     if recordings[0].split is not None:
         splits, carved = _given_splits(recordings, groups, strata, fold)
         pairs = zip(recordings, groups, splits, strict=True)
         clips = [Clip(r.filename, r.scene, group, split, recorder=r.recorder) for r, group, split in pairs]
-        return clips, [*notices, *carved]
+        return clips, carved, ""
     if len(set(groups)) < FOLDS:
-        raise UserError(f"{len(set(groups))} groups of recordings only: five folds need five of every class; {_FIX}")
+        clips = [
+            Clip(r.filename, r.scene, g, "unused", recorder=r.recorder) for r, g in zip(recordings, groups, strict=True)
+        ]
+        return clips, [], f"{len(set(groups))} groups of recordings only: five folds need five of every class; {_FIX}"
     folds = (share_out(groups, strata, FOLDS) + 1).tolist()
     rows = [(r.filename, r.scene, group, k) for r, group, k in zip(recordings, groups, folds, strict=True)]
     by_fold, _ = esc.by_fold(rows, fold)
     counts = Counter(clip.split for clip in by_fold)
-    notices.append(
+    notice = (
         f"five folds of whole groups, alike in {'classes and recorders' if any(r.recorder for r in recordings) else 'classes'}: "
         f"{counts['train']:,} train, {counts['val']:,} val (fold {fold - 1 or FOLDS}), {counts['test']:,} test (fold {fold}) clips"
     )
-    return [replace(clip, recorder=r.recorder) for clip, r in zip(by_fold, recordings, strict=True)], notices
+    return [replace(clip, recorder=r.recorder) for clip, r in zip(by_fold, recordings, strict=True)], [notice], ""
 
 
 def _strata(recording: _Recording) -> tuple[str, ...]:
     """What folds should be alike in: the class, and the class on every recorder."""
     scene = recording.scene
     return (scene, f"{scene}\t{recording.recorder}") if recording.recorder else (scene,)
+
+
+def _grouped(recordings: list[_Recording], *, from_folders: bool) -> tuple[list[_Recording], str]:
+    """The recordings, with places and recorders of names as TAU gives them, and the notice of how they are grouped."""
+    stems = [_NAMED_BY_TAU.fullmatch(PurePosixPath(recording.filename).stem) for recording in recordings]
+    matches = [match for match in stems if match]
+    if len(matches) < len(recordings) or (not from_folders and any(r.group for r in recordings)):
+        return recordings, _say_groups(recordings, from_folders)
+    recordings = [
+        replace(recording, group=match["place"], recorder=recording.recorder or match["recorder"])
+        for recording, match in zip(recordings, matches, strict=True)
+    ]
+    places, recorders = {r.group for r in recordings}, sorted({r.recorder for r in recordings})
+    return recordings, (
+        f"{len(places):,} places <city>-<location> in the file names, all of them TAU's, are groups: none is in two splits; "
+        f"what stands last in the file names is the recorder: {first(recorders, 9)}"
+    )
 
 
 def _say_groups(recordings: Sequence[_Recording], from_folders: bool) -> str:
@@ -354,23 +410,22 @@ def _count_groups(pairs: Iterable[tuple[str, str]]) -> Counter[str]:
     return Counter(scene for scene, _ in set(pairs))
 
 
-def _check_covered(clips: Sequence[Clip], fold: int) -> None:
-    """Raises: UserError for a class that some split has no clip of, with the number of its groups and what to do."""
-    present = {(clip.split, clip.scene) for clip in clips}
+def _say_uncovered(clips: Sequence[Clip]) -> str:
+    """What to do about a class that some split has no clip of, with the number of its groups; "" where all have all."""
+    absent = lacking(clips)
+    if not absent:
+        return ""
+    split = max(absent, key=lambda split: len(absent[split]))
     groups = _count_groups((clip.scene, clip.group) for clip in clips)
-    lacking = {split: [scene for scene in sorted(groups) if (split, scene) not in present] for split in SPLITS}
-    split = max(SPLITS, key=lambda split: len(lacking[split]))
-    if not lacking[split] or len(groups) < 2:
-        return
-    listed = first([f"{scene}: {groups[scene]:,} groups" for scene in lacking[split]])
-    said = f"{split} has no clip of {len(lacking[split])} of the {len(groups)} classes ({listed})"
+    listed = first([f"{scene}: {groups[scene]:,} groups" for scene in absent[split]])
+    said = f"{split} has no clip of {len(absent[split])} of the {len(groups)} classes ({listed})"
     if clips[0].fold is None:
-        raise UserError(f"{said}: mark a group of every class as {split} in column 'split' (val may be left out)")
+        return f"{said}: mark a group of every class as {split} in column 'split' (val may be left out)"
     folds = {scene: {clip.fold for clip in clips if clip.scene == scene} for scene in groups}
     pairs = [(k, k - 1 or FOLDS) for k in range(1, FOLDS + 1)]
     others = [test for test, val in pairs if all({test, val} < held for held in folds.values())]
     hint = f", or choose --fold {others[0]}" if others else ""
-    raise UserError(
+    return (
         f"{said}; in five folds every class needs {FOLDS} groups: record at more places, split groups that are several "
         f"recordings, or name train and test yourself in the column 'split' of a csv, three groups a class at least{hint}"
     )
@@ -385,16 +440,8 @@ def _subset(clips: list[Clip], subset: str | None) -> tuple[list[Clip], str, str
         raise UserError(
             f"unknown subset {subset!r}; known for own recordings: the path of a csv with a column 'filename'"
         )
-    wanted = {_relative(row["filename"]) for row in read_rows(path, ("filename",))}
-    strangers = sorted(wanted - {clip.filename for clip in clips})
+    wanted = {_composed(_relative(row["filename"])) for row in read_rows(path, ("filename",))}
+    strangers = sorted(wanted - {_composed(clip.filename) for clip in clips})
     if strangers:
         raise UserError(f"{str(path)!r} names {len(strangers):,} clips that the data does not: {first(strangers)}")
-    return [clip for clip in clips if clip.filename in wanted], f"-{path.stem}", str(path.resolve())
-
-
-def _study_name(text: str) -> str:
-    """The name in records: letters, digits, '.', '_' and '-', none that a published set has."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:64]
-    name = f"own-{name}"[:64] if name.lower() in _TAKEN else name
-    return name if is_study_name(name) else "own"
+    return [clip for clip in clips if _composed(clip.filename) in wanted], f"-{path.stem}", str(path.resolve())
