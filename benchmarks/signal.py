@@ -30,10 +30,10 @@ from studies.analysis import signal
 from studies.run import count_of, size_of
 from studies.search import check_train_input
 from trainers.config import default_budget, default_train_input, get_recipe
-from trainers.datasets import DEFAULT_FOLD, open_dataset
-from trainers.features import prepare
+from trainers.datasets import DEFAULT_FOLD
 from trainers.inputs import data_record
 from trainers.loop import Diverged
+from trainers.opening import open_data
 from trainers.runs import available_cores
 from trainers.workers import WorkerTask, default_workers, shared_devices, stopping, train_candidate, worker_pool
 
@@ -68,8 +68,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"--{name} is above 0, not {value}")
     console = open_console(stderr=options.json)
 
-    dataset = open_dataset(options.data, subset=options.subset, fold=options.fold)
-    features = prepare(dataset)
+    dataset, features = open_data(console, options.data, options.subset, options.fold)
     size = features.size
     train_input = options.train_input or default_train_input(size)
     check_train_input(train_input, size)

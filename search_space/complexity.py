@@ -130,11 +130,13 @@ def count_network(network: str | Architecture, input: tuple[int, int], n_classes
     A network of two channels is counted with both. Raises `UserError` when the text names no network.
     """
     from search_space.comparators import COMPARATORS
-    from search_space.presets import resolve
+    from search_space.presets import check_network, resolve
 
-    if isinstance(network, str) and network in COMPARATORS:
-        comparator = COMPARATORS[network]
-        return count_module(comparator.build(n_classes, input[1]), (comparator.channels_in, *input))
+    if isinstance(network, str):
+        check_network(network)
+        if network in COMPARATORS:
+            comparator = COMPARATORS[network]
+            return count_module(comparator.build(n_classes, input[1]), (comparator.channels_in, *input))
     return count(resolve(network), input, n_classes)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from search_space.architecture import Architecture
 from search_space.blocks import DistillationBlock, PlainBlock, channel_means, named
 from search_space.comparators import COMPARATORS
-from search_space.presets import resolve
+from search_space.presets import check_network, resolve
 
 
 class Dssdn(nn.Module):
@@ -84,6 +84,8 @@ def build_model(network: str | Architecture, n_classes: int = 10, n_mels: int = 
         comparator = COMPARATORS[network]
         model = comparator.build(n_classes, n_mels)
         return named(two_channels=TwoChannels(), network=model) if comparator.channels_in == 2 else model
+    if isinstance(network, str):
+        check_network(network)
     return Dssdn(resolve(network), n_classes)
 
 

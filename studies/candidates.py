@@ -82,14 +82,19 @@ class Caps:
         shares = [self.usage(architecture) for architecture in space.cheapest()]
         if any(all(share <= 1 for share in of.values()) for of in shares):
             return
-        named = {"params": f"--max-params {self.params:,}"} if self.params is not None else {}
-        named |= {"macs": f"--max-macs {self.macs:,}"} if self.macs is not None else {}
-        if self.limits is not None:
-            named["limits_param_bytes"] = f"{self.limits.param_bytes:,} bytes of {self.limits.dtype} params"
-            named["limits_macs"] = (
-                f"{self.limits.macs:,} MACs for {self.limits.seconds:g} s ({self.limits.convention} counting)"
-            )
-        least = "; ".join(f"{named[key]}: the least uses {min(of[key] for of in shares):.0%}" for key in named)
+        caps = {}
+        if self.params is not None:
+            caps["params"] = self.params, f"--max-params {self.params:,}"
+        if self.macs is not None:
+            caps["macs"] = self.macs, f"--max-macs {self.macs:,}"
+        if (limits := self.limits) is not None:
+            caps["limits_param_bytes"] = limits.param_bytes, f"{limits.param_bytes:,} bytes of {limits.dtype} params"
+            counted = f"{limits.macs:,} MACs for {limits.seconds:g} s ({limits.convention} counting)"
+            caps["limits_macs"] = limits.macs, counted
+        least = "; ".join(
+            f"{named}: the least is {round(min(of[key] for of in shares) * cap):,}"
+            for key, (cap, named) in caps.items()
+        )
         raise UserError(
             f"no network of space {space.name!r} is within the caps at {self.input[0]}x{self.input[1]} ({least}); raise them"
         )

@@ -15,7 +15,6 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from search_space.complexity import parse_input
@@ -26,7 +25,7 @@ from studies.charts import duration, front_figure, write_html
 from studies.records import StudyRecords
 from studies.search import Search, SearchOptions, Told
 from trainers.datasets import DEFAULT_FOLD
-from trainers.opening import open_data
+from trainers.opening import bars, open_data
 
 _FRONT_ROWS = 30
 _COUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)([kKmMgG]?)")
@@ -206,7 +205,7 @@ def _share(search: Search) -> str:
 def _run(console: Console, search: Search, records: StudyRecords) -> str | None:
     best = records.trials()["val_accuracy"].max()
     state = {"done": 0, "best": 0.0 if pd.isna(best) else float(best), "began": time.monotonic()}
-    with _progress(console) as progress:
+    with bars(console) as progress:
         bar = progress.add_task("estimating", total=search.options.trials)
 
         def on_start(seconds: float, remaining: int) -> None:
@@ -302,11 +301,6 @@ def _print_front(console: Console, records: StudyRecords, summary: dict[str, Any
             f"python -m trainers.retrain --study {records.name} --trial {front[0]['trial']} --epochs 60{elsewhere}"
         )
         console.print(f"train one fully: {command}", soft_wrap=True)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _interrupt(*_: Any) -> None:

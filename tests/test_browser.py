@@ -31,6 +31,8 @@ ARGUMENTS = [
     "--disable-gpu",
 ]
 
+expect.set_options(timeout=30_000)  # a machine at work takes its time
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt install chromium")
 
 POINT = """trial => {

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
 from search_space.errors import UserError
+from trainers.audio import MISSING, NO_RIGHTS, scan
 from trainers.datasets import BadAudio, open_dataset
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -309,6 +313,60 @@ def test_bad_files_are_named_together(
     assert "--subset" in str(error.value)
 
 
+def close_to_us(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    """The system refuses what lies below a place, as it refuses it to people without rights; root has them all."""
+
+    def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(path: Any, *arguments: Any, **options: Any) -> Any:
+            if isinstance(path, str | os.PathLike) and place in Path(os.fspath(path)).parents:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return function(path, *arguments, **options)
+
+        return asked
+
+    monkeypatch.setattr(os, "stat", refusing(os.stat))
+    monkeypatch.setattr(io, "open", refusing(io.open))
+
+
+class TestRights:
+    def test_files_without_rights_are_named_with_what_to_do(
+        self, make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = make_folder()
+        dataset = open_dataset(str(folder))
+        with monkeypatch.context() as patch:
+            close_to_us(patch, folder / "audio")
+            with pytest.raises(
+                UserError, match=r"45 of 45 audio files .* 45 not readable for lack of rights: .*chmod -R u\+rX"
+            ) as error:
+                open_dataset(str(folder))
+            assert "Copy or download" not in str(error.value)
+            with pytest.raises(BadAudio, match="not readable for lack of rights"):
+                dataset.load(dataset.clips[0])
+            closed = dataset.row_keys()
+        assert not set(closed) & set(dataset.row_keys())
+        assert open_dataset(str(folder)).clips == dataset.clips
+
+    def test_only_what_is_closed_needs_rights(
+        self, make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = make_folder()
+        rows = read_rows(folder)
+        (folder / "audio" / "closed").mkdir()
+        for row in rows[:2]:
+            (folder / "audio" / row["filename"]).rename(folder / "audio" / "closed" / row["filename"])
+        names = [row["filename"] for row in rows]
+        with monkeypatch.context() as patch:
+            close_to_us(patch, folder / "audio" / "closed")
+            paths = [f"closed/{name}" for name in names[:2]]
+            scanned = scan(folder / "audio", [*paths, *names[2:], "nobody.wav"])
+        assert [(problem.filename, problem.fault) for problem in scanned.problems] == [
+            *((path, NO_RIGHTS) for path in paths),
+            ("nobody.wav", MISSING),
+        ]
+        assert list(scanned.filenames) == names[2:]
+
+
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.99])
 def test_cut_ogg_is_no_short_recording(make_folder: Callable[..., Path], keep: float) -> None:
     folder = make_folder()
@@ -360,6 +418,30 @@ class TestNotices:
         dataset = open_dataset(str(folder))
         assert dataset.sample_rate == RATE
         assert "files are resampled to 16,000 Hz (44 at 16,000 Hz, 1 at 48,000 Hz)" in dataset.notices
+
+    @pytest.mark.parametrize(("n_slow", "rate"), [(2, RATE), (3, 8_000)])
+    def test_a_few_slow_files_do_not_take_the_high_end_from_all(
+        self, make_folder: Callable[..., Path], n_slow: int, rate: int
+    ) -> None:
+        folder = make_folder()
+        names = sorted(row["filename"] for row in read_rows(folder))[:n_slow]  # 2 of 45 are fewer than 5 %
+        for name in names:
+            soundfile.write(folder / "audio" / name, tone(rate=8_000), 8_000)
+        dataset = open_dataset(str(folder))
+        assert dataset.sample_rate == rate
+        said = [notice for notice in dataset.notices if "sampled below" in notice]
+        assert len(said) == (rate == RATE)
+        assert all(", ".join(names) in notice and "nothing above 4,000 Hz" in notice for notice in said)
+        assert (
+            f"files are resampled to {rate:,} Hz ({n_slow} at 8,000 Hz, {45 - n_slow} at 16,000 Hz)" in dataset.notices
+        )
+
+    def test_rates_above_the_papers_count_as_it(self, make_folder: Callable[..., Path]) -> None:
+        folder = make_folder()
+        for number, row in enumerate(read_rows(folder)):
+            rate = 8_000 if number == 7 else 44_100 if number % 2 else 48_000
+            soundfile.write(folder / "audio" / row["filename"], tone(rate=rate), rate)
+        assert open_dataset(str(folder)).sample_rate == 44_100
 
     def test_lengths_that_differ(self, make_folder: Callable[..., Path]) -> None:
         folder = make_folder()

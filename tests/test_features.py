@@ -21,6 +21,7 @@ import torch
 
 from search_space.errors import UserError
 from trainers.audio import read_sound
+from trainers.clips import SPLITS
 from trainers.datasets import open_dataset
 from trainers.features import (
     FRONT_ENDS,
@@ -29,7 +30,6 @@ from trainers.features import (
     Features,
     FrontEnd,
     describe,
-    disk_need,
     empty_mels,
     fitted_logmel,
     front_end_for,
@@ -93,9 +93,6 @@ class TestFrontEnd:
     def test_too_short(self) -> None:
         with pytest.raises(UserError, match=r"clips of 0\.04 s are too short for this front end: more than 0\.046 s"):
             front_end_for(44_100, 0.04)
-
-    def test_digest_tells_front_ends_apart(self) -> None:
-        assert FrontEnd().digest == FrontEnd().digest != FrontEnd(mel_scale="htk").digest
 
 
 class TestLogmel:
@@ -166,7 +163,7 @@ def everything(features: Features) -> np.ndarray:
 def run_apart(code: str, folder: Path) -> subprocess.Popen[str]:
     """Python in a process of its own, with `prepare`, the dataset, the small front end, and rows written one by one."""
     start = (
-        "import os, resource, signal, sys; from dataclasses import replace\n"
+        "import os, resource, select, signal, sys; from dataclasses import replace\n"
         "from search_space.errors import UserError\n"
         "from trainers import features; from trainers.features import front_end_for, prepare\n"
         "from trainers.datasets import open_dataset\n"
@@ -174,7 +171,8 @@ def run_apart(code: str, folder: Path) -> subprocess.Popen[str]:
         "small = replace(front_end_for(dataset.sample_rate, 1.0), n_mels=16)\n"
     )
     command = [sys.executable, "-c", start + code, str(folder)]
-    return subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True)
+    place = Path(__file__).parents[1]
+    return subprocess.Popen(command, cwd=place, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def spoil(folder: Path, row: int) -> Path:
@@ -244,8 +242,7 @@ class TestRows:
         front_end = replace(front_end_for(RATE, 1.0), mel_scale="htk", n_fft=512, win_length=512)
         features = prepare(open_dataset(str(tiny_folder)), front_end)
         empty = empty_mels(front_end)
-        assert features.n_empty_mels == len(empty) > 0
-        assert str(empty) in features.notices[0]
+        assert features.notices == (f"{len(empty)} of 256 mel bins carry nothing (no FFT bin inside): {empty}",)
         assert (features.std_F[list(empty)] == 1).all()
         assert prepared(tiny_folder)[0].notices == ()
 
@@ -418,6 +415,54 @@ class TestInterruptions:
         assert computed == 1
         np.testing.assert_array_equal(everything(after), expected)
 
+    def test_rows_are_on_the_disk_before_their_records(
+        self, tiny_folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is written and not waited for may be lost in a power cut: at every wait, all records are of rows waited for."""
+        waits: list[tuple[str, int, int]] = []
+        wait = os.fsync
+
+        def noted(file: int) -> None:
+            stats = {path.name: path.stat() for path in own_cache.glob("*/*")}
+            wait(file)
+            for name in ("logmel.f16", "journal"):
+                if name in stats and os.path.samestat(os.fstat(file), stats[name]):
+                    n_rows = stats["logmel.f16"].st_size // ROW_BYTES
+                    waits.append((name, n_rows, stats["journal"].st_size // record_bytes()))
+
+        monkeypatch.setattr(os, "fsync", noted)
+        monkeypatch.setattr("trainers.features.BLOCK_BYTES", 10 * ROW_BYTES)
+        prepared(tiny_folder)
+        assert waits[-1] == ("journal", 45, 45)
+        safe = 0
+        for name, n_rows, n_records in waits:
+            assert n_records <= safe
+            if name == "logmel.f16":
+                safe = n_rows
+
+    def test_a_second_process_says_that_it_waits(self, tiny_folder: Path, own_cache: Path) -> None:
+        code = (
+            "def hold(done, total):\n"
+            "    if done == 1: print('holding', flush=True); select.select([sys.stdin], [], [], 30)\n"
+            "prepare(dataset, small, progress=hold)"
+        )
+        holder = run_apart(code, tiny_folder)
+        assert holder.stdin
+        assert holder.stdout
+        assert holder.stdout.readline() == "holding\n"
+        said: list[str] = []
+
+        def say(line: str) -> None:
+            said.append(line)
+            assert holder.stdin
+            holder.stdin.write("go on\n")
+            holder.stdin.flush()
+
+        found = prepare(open_dataset(str(tiny_folder)), SMALL, say=say)
+        holder.communicate(timeout=120)
+        assert said == ["waiting for another process that writes the same log-mels"]
+        assert (found.rows_N >= 0).all()
+
     def test_two_processes_share_the_work(self, tiny_folder: Path, own_cache: Path) -> None:
         code = (
             "n = []; found = prepare(dataset, progress=lambda done, total: n.append(done))\n"
@@ -446,18 +491,25 @@ class TestInterruptions:
 
 
 class TestDisk:
-    def test_need_is_what_is_missing(self, make_folder: Callable[..., Path], own_cache: Path) -> None:
+    def test_need_is_said_before_the_work(self, make_folder: Callable[..., Path], own_cache: Path) -> None:
         folder = make_folder()
-        dataset = open_dataset(str(folder))
-        need = disk_need(dataset, SMALL)
-        assert need[:3] == (45, 45 * (ROW_BYTES + record_bytes()), (44, 16))
-        assert str(need) == f"log-mels of 45 clips at 44x16: 1 MB in {own_cache}"
-        features, _ = prepared(folder)
+        said = list[str]()
+
+        def prepare_again() -> Features:
+            return prepare(
+                open_dataset(str(folder)), SMALL, say=said.append, progress=lambda done, total: said.append("")
+            )
+
+        features = prepare_again()
+        assert said == [f"log-mels of 45 clips at 44x16: 1 MB in {own_cache}", *[""] * 45]
         written = sum((features.path / name).stat().st_size for name in ("logmel.f16", "journal"))
-        assert need.bytes == written
-        assert disk_need(dataset, SMALL)[:2] == (0, 0)
-        spoil(folder, 7)
-        assert disk_need(dataset, SMALL).clips == 1
+        assert written == 45 * (ROW_BYTES + record_bytes())
+        prepare_again()
+        assert len(said) == 46
+        path = folder / "audio" / open_dataset(str(folder)).clips[7].filename
+        soundfile.write(path, np.zeros(RATE), RATE)
+        prepare_again()
+        assert said[46:] == [f"log-mels of 1 clips at 44x16: 1 MB in {own_cache}", ""]
 
     def test_full_disk_is_said_and_keeps_whole_rows(self, tiny_folder: Path, own_cache: Path) -> None:
         code = (
@@ -477,9 +529,12 @@ class TestDisk:
     def test_too_little_room_is_said_before_the_work(
         self, tiny_folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+        free = 45 * (ROW_BYTES + record_bytes()) - 1
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": free})())
         with pytest.raises(UserError, match=r"the features need 1 MB in .* name another folder"):
             prepared(tiny_folder)
+        free += 1
+        assert prepared(tiny_folder)[1] == 45
 
     def test_folder_that_cannot_be_made(
         self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -488,6 +543,33 @@ class TestDisk:
         monkeypatch.setenv("DSSDN_CACHE", str(tmp_path / "file"))
         with pytest.raises(UserError, match="the features cannot be written under"):
             prepared(tiny_folder)
+
+
+class TestTwins:
+    def test_one_recording_in_two_splits_is_told(self, make_folder: Callable[..., Path], own_cache: Path) -> None:
+        folder = make_folder()
+        clips = {split: [c.filename for c in open_dataset(str(folder)).clips if c.split == split] for split in SPLITS}
+        audio = folder / "audio"
+        shutil.copy(audio / clips["train"][0], audio / clips["train"][1])  # in one split: nobody is deceived
+        assert prepared(folder)[0].notices == ()
+        shutil.copy(audio / clips["train"][0], audio / clips["test"][0])
+        shutil.copy(audio / clips["val"][4], audio / clips["test"][4])
+        (notice,) = prepared(folder)[0].notices
+        assert notice.startswith("2 recordings stand in two splits under different names (")
+        assert f"{clips['train'][0]} (train) = {clips['test'][0]} (test)" in notice
+        assert f"{clips['val'][4]} (val) = {clips['test'][4]} (test)" in notice
+        assert "accuracy looks better than it is" in notice
+
+    def test_many_are_counted_and_a_few_named(self, make_folder: Callable[..., Path], own_cache: Path) -> None:
+        folder = make_folder()
+        clips = open_dataset(str(folder)).clips
+        by_split = [[clip.filename for clip in clips if clip.split == split] for split in ("val", "test")]
+        for one, other in zip(*by_split, strict=True):
+            shutil.copy(folder / "audio" / one, folder / "audio" / other)
+        (notice,) = prepared(folder)[0].notices
+        assert notice.startswith("9 recordings stand in two splits")
+        assert notice.count(" = ") == 5
+        assert "and 4 more" in notice
 
 
 class TestDigest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from search_space.errors import UserError
 from trainers.config import short
 from trainers.datasets import Clip, open_dataset
 from trainers.features import prepare
-from trainers.inputs import Split, Stored, load_inputs, stratified_subset
+from trainers.inputs import Inputs, Split, Stored, load_inputs, stratified_subset
 from trainers.loop import predict, train
 
 CPU = torch.device("cpu")
@@ -167,3 +168,113 @@ def test_on_a_gpu_lie_the_same_numbers(tiny_folder: Path, share: float) -> None:
         assert torch.equal(train_split.batch(some, gpu).cpu(), expected[some])
     resident = torch.cuda.memory_allocated(gpu) - before >= expected.nbytes
     assert resident == (share > 0)
+
+
+class TestSpectrumCorrection:
+    """On made-up clips, recorder b hearing what a hears and a known spectrum more; their numbers are exact in float16."""
+
+    OFFSET = torch.tensor([0.5, -1.25, 0.0, 2.0, -0.25, 1.0])
+    STD = torch.tensor([1.0, 2.0, 0.5, 4.0, 1.0, 0.25])
+
+    def _inputs(self, takes: list[tuple[str, str, torch.Tensor]]) -> Inputs:
+        """Of (file name, recorder, log-mel (T, F))."""
+        clips = tuple(
+            Clip(
+                filename=name,
+                scene="bus",
+                group=name,
+                recorder=recorder,
+                city="",
+                location="",
+                fold=None,
+                split="train",
+            )
+            for name, recorder, _ in takes
+        )
+        logmel = torch.stack([logmel for *_, logmel in takes])
+        assert torch.equal(logmel.half().float(), logmel)
+        split = Split(logmel.half(), torch.zeros(len(clips), dtype=torch.int64), clips)
+        return Inputs({"train": split}, torch.full((6,), 0.5), self.STD, ("bus", "tram"))
+
+    def _heard(self, count: int, seed: int = 0) -> torch.Tensor:
+        """(N, T, F) in quarters."""
+        return torch.randint(-8, 8, (count, 5, 6), generator=torch.Generator().manual_seed(seed)) / 4
+
+    def test_over_pairs_of_one_segment_it_is_the_known_offset(self) -> None:
+        heard = self._heard(90)
+        takes = [(f"audio/bus-lyon-1-{n}-a.wav", "a", heard[n]) for n in range(90)]
+        takes += [(f"audio/bus-lyon-1-{n}-b.wav", "b", heard[n] + self.OFFSET) for n in reversed(range(70))]
+        takes += [(f"audio/bus-lyon-2-{n}-a.wav", "a", heard[n] + 7) for n in range(30)]  # nobody else heard these
+        corrections = self._inputs(takes).corrections
+        assert corrections is not None
+        torch.testing.assert_close(corrections.offset_F, self.OFFSET / self.STD)
+
+    def test_without_pairs_it_is_the_difference_of_the_means(self) -> None:
+        heard = self._heard(80)
+        takes = [(f"{n}.wav", "a", heard[n]) for n in range(80)] + [
+            ("again.wav", "a", heard.mean(0).mul(64).round() / 64)
+        ]
+        takes += [(f"{n}.wav", "b", heard[n - 80] + self.OFFSET) for n in range(80, 160)]
+        corrections = self._inputs(takes).corrections
+        assert corrections is not None
+        torch.testing.assert_close(corrections.offset_F, self.OFFSET / self.STD, atol=0.02, rtol=0)
+
+    def test_of_several_recorders_it_is_the_mean_over_pairs(self) -> None:
+        heard = self._heard(12)
+        takes = [(f"bus-lyon-1-{n}-a.wav", "a", heard[n]) for n in range(12)]
+        takes += [(f"bus-lyon-1-{n}-b.wav", "b", heard[n] + self.OFFSET) for n in range(6)]
+        takes += [(f"bus-lyon-1-{n}-s1.wav", "s1", heard[n] - 2 * self.OFFSET) for n in range(4, 6)]
+        corrections = self._inputs(takes).corrections
+        assert corrections is not None
+        torch.testing.assert_close(corrections.offset_F, (6 - 2 * 2) / 8 * self.OFFSET / self.STD)
+
+    def test_only_clips_of_the_commonest_recorder_change(self) -> None:
+        heard = self._heard(6)
+        takes = [(f"bus-lyon-1-{n}-a.wav", "a", heard[n]) for n in range(3)]
+        takes += [(f"bus-lyon-1-{n}-b.wav", "b", heard[n] + self.OFFSET) for n in range(6)]  # here b is
+        inputs = self._inputs(takes)
+        corrections = inputs.corrections
+        assert corrections is not None
+        added = corrections.batch(torch.tensor([8, 0, 2, 3]))
+        torch.testing.assert_close(
+            added, torch.stack([-self.OFFSET / self.STD, *torch.zeros(2, 6), -self.OFFSET / self.STD])
+        )
+        # added to what the network sees of b, it is what a heard
+        seen = inputs.normalise(inputs.splits["train"].batch(torch.tensor([3, 0]), CPU))
+        torch.testing.assert_close(seen[0] + added[3], seen[1])
+
+    def test_one_recorder_needs_none(self, tiny_folder: Path) -> None:
+        assert (
+            self._inputs([(f"{n}-a.wav", "a", logmel) for n, logmel in enumerate(self._heard(4))]).corrections is None
+        )
+        dataset = open_dataset(str(tiny_folder))
+        assert load_inputs(dataset, prepare(dataset)).corrections is None  # ESC-50 names none
+
+    def test_clips_that_name_no_recorder_count_for_none(self) -> None:
+        heard = self._heard(10)
+        takes = [(f"bus-lyon-1-{n}-a.wav", "a", heard[n]) for n in range(4)]
+        takes += [(f"bus-lyon-1-{n}.wav", "", heard[n] + 9) for n in range(10)]
+        assert self._inputs(takes).corrections is None
+        for name in ("bus-lyon-1-{}-b.wav", "{}.wav"):  # with pairs and without
+            corrections = self._inputs(
+                [*takes, *((name.format(n), "b", heard[n] + self.OFFSET) for n in range(3, -1, -1))]
+            ).corrections
+            assert corrections is not None
+            torch.testing.assert_close(corrections.offset_F, self.OFFSET / self.STD)
+            assert corrections.of_reference_N.tolist() == [True] * 4 + [False] * 14
+
+    def test_from_the_disk_it_is_the_same(self, tiny_folder: Path) -> None:
+        dataset = open_dataset(str(tiny_folder))
+        features = prepare(dataset)
+        found = []
+        for share in (0.5, 0):
+            inputs = load_inputs(dataset, features, size=(11, 64), share=share)
+            held = inputs.splits["train"]
+            clips = tuple(replace(clip, recorder="ab"[n % 3 == 0]) for n, clip in enumerate(held.clips))
+            found.append(
+                Inputs({"train": replace(held, clips=clips)}, inputs.mean_F, inputs.std_F, inputs.classes).corrections
+            )
+        assert found[0] is not None
+        assert found[1] is not None
+        assert torch.equal(found[0].offset_F, found[1].offset_F)
+        assert torch.equal(found[0].of_reference_N, found[1].of_reference_N)

@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, one_hot
 
 from search_space.architecture import Architecture
+from search_space.blocks import Cross
 from search_space.errors import UserError
 from search_space.presets import PRESETS
-from trainers.config import short
+from trainers.augment import Moment, augment, spec_augment
+from trainers.config import Recipe, short
 from trainers.datasets import Clip
 from trainers.inputs import Inputs, Split
-from trainers.loop import Diverged, Epoch, predict, resolve_device, schedule, seeded_model, train
+from trainers.loop import Diverged, Epoch, bfloat16_pays, predict, resolve_device, schedule, seeded_model, train
 
 TINY = Architecture.parse("dssdn_c8-12-16_r0.5_sc_h16")
 CPU = torch.device("cpu")
 CLASSES = ("a", "b", "c")
+PLAIN = dataclasses.replace(short(), roll=False)
+AUGMENTATIONS: dict[str, dict[str, Any]] = {
+    "roll": {"roll": True},
+    "masks": {"masks": 2, "mask_width": 2},
+    "mixup": {"mixup_alpha": 0.4},
+    "mixup without hesitation": {"mixup_alpha": 0.4, "mixup_schedule": "without_hesitation"},
+    "mix_style": {"mix_style": 0.9},
+    "correction": {"correction": 0.5},
+}
+ALL = dataclasses.replace(PLAIN, **{key: value for changes in AUGMENTATIONS.values() for key, value in changes.items()})
 
 
-def _split(count: int, seed: int) -> Split:
-    """Clips whose class is the mel band that is loud."""
+def _split(count: int, seed: int, size: int = 12) -> Split:
+    """Clips whose class is the third of the mels that is loud."""
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % 3
-    logmel = torch.randn(count, 12, 12, generator=generator)
+    labels, third = torch.arange(count) % 3, size // 3
+    logmel = torch.randn(count, size, size, generator=generator)
     for index, label in enumerate(labels):
-        logmel[index, :, 4 * int(label) : 4 * int(label) + 4] += 1.5
+        logmel[index, :, third * int(label) : third * (int(label) + 1)] += 1.5
     clip = Clip(filename="x.wav", scene="a", group="g", recorder="", city="", location="", fold=None, split="train")
     return Split(logmel.half(), labels, (clip,) * count)
 
@@ -38,11 +54,33 @@ def inputs() -> Inputs:
     return Inputs({"train": _split(70, 0), "val": _split(33, 1)}, torch.zeros(12), torch.ones(12), CLASSES)
 
 
+@pytest.fixture
+def spacious() -> Inputs:
+    """A few clips of 32x32, which every comparator can read."""
+    return Inputs({"train": _split(32, 0, 32), "val": _split(6, 1, 32)}, torch.zeros(32), torch.ones(32), CLASSES)
+
+
+@pytest.fixture
+def recorded(inputs: Inputs) -> Inputs:
+    """The same, every third clip of train being recorder b's."""
+    data = inputs.splits["train"]
+    clips = tuple(dataclasses.replace(clip, recorder="baa"[n % 3]) for n, clip in enumerate(data.clips))
+    return dataclasses.replace(inputs, splits={**inputs.splits, "train": dataclasses.replace(data, clips=clips)})
+
+
+def _groups(model: nn.Module) -> list[dict[str, Any]]:
+    """The parameters as the loop's optimiser holds them."""
+    return [
+        {"params": [p for p in model.parameters() if p.ndim > 1]},
+        {"params": [p for p in model.parameters() if p.ndim <= 1]},
+    ]
+
+
 def _trained(
-    inputs: Inputs, clips: int = 140, seed: int = 0, **options: object
+    inputs: Inputs, clips: int = 140, seed: int = 0, recipe: Recipe | None = None, **options: Any
 ) -> tuple[dict[str, torch.Tensor], list[Epoch]]:
     epochs: list[Epoch] = []
-    model = train(TINY, inputs, short(), clips, seed, CPU, on_epoch=epochs.append, **options)  # type: ignore[arg-type]
+    model = train(TINY, inputs, recipe or short(), clips, seed, CPU, on_epoch=epochs.append, **options)
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}, epochs
 
 
@@ -75,27 +113,185 @@ def test_a_rest_smaller_than_a_batch_is_seen_in_the_last_epoch(inputs: Inputs, c
     assert len(epochs) == clips // 70
 
 
-def test_going_on_after_an_epoch_equals_never_having_stopped(inputs: Inputs) -> None:
-    states: list[dict[str, object]] = []
+def test_dropout_follows_the_seed_too(spacious: Inputs) -> None:
+    """It draws from torch's global generator, which a training leaves as it found it."""
+    states: list[dict[str, Any]] = []
 
     def keep(epoch: Epoch) -> None:
-        optimizer = epoch.optimizer.state_dict()
-        copied = {
-            key: {k: v.clone() if torch.is_tensor(v) else v for k, v in state.items()}
-            for key, state in optimizer["state"].items()
-        }
-        model = {name: tensor.clone() for name, tensor in epoch.model.state_dict().items()}
-        groups = [dict(group) for group in optimizer["param_groups"]]
+        model, optimizer = epoch.model.state_dict(), epoch.optimizer.state_dict()
         states.append(
-            {
-                "epoch": epoch.row["epoch"],
-                "model": model,
-                "optimizer": {"state": copied, "param_groups": groups},
-            }
+            {"epoch": epoch.row["epoch"], "model": copy.deepcopy(model), "optimizer": copy.deepcopy(optimizer)}
         )
 
-    whole = train(TINY, inputs, short(), 280, 0, CPU, validate="every", on_epoch=keep).state_dict()
-    resumed = train(TINY, inputs, short(), 280, 0, CPU, validate="every", start=states[1]).state_dict()
+    torch.manual_seed(1)
+    drawn = torch.random.get_rng_state()
+    whole = train("sp4asc", spacious, short(), 64, 0, CPU, on_epoch=keep).state_dict()
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+    torch.manual_seed(2)
+    again = train("sp4asc", spacious, short(), 64, 0, CPU).state_dict()
+    resumed = train("sp4asc", spacious, short(), 64, 0, CPU, start=states[0]).state_dict()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("network", ["dssdn_c8-12-16_r0.5_sc.d2_h16", "dsmn-3", "sp4asc", "mobilenet-v1"])
+def test_the_gradient_of_every_convolution_is_float32s(network: str) -> None:
+    """In the precision that training takes. On some CPUs the one of dilated convolutions is wrong in bfloat16."""
+    model = seeded_model(network, 3, 0, 64).train()
+    heard: list[tuple[nn.Module, torch.Size]] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda module, given: heard.append((module, given[0].shape)))
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d | Cross)
+    ]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        model(torch.randn(2, 1, 72, 64, generator=generator))
+    for hook in hooks:
+        hook.remove()
+    reduced = bfloat16_pays(CPU, model)
+    for module, shape in heard:
+        x = torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last)
+        gradients = []
+        for enabled in (False, reduced):
+            module.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                y = module(x)
+            back = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+            y.backward(back.to(y.dtype))
+            gradients.append(torch.cat([parameter.grad.flatten() for parameter in module.parameters()]))
+        assert (gradients[1] - gradients[0]).norm() < 0.02 * gradients[0].norm(), (module, shape)
+
+
+class TestAugmentation:
+    @pytest.mark.parametrize("changes", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
+    def test_each_acts_in_training_and_repeats_itself(self, recorded: Inputs, changes: dict[str, Any]) -> None:
+        recipe = dataclasses.replace(PLAIN, **changes)
+        plain, _ = _trained(recorded, recipe=PLAIN)
+        first, _ = _trained(recorded, recipe=recipe)
+        again, _ = _trained(recorded, recipe=recipe)
+        assert any(not torch.equal(first[name], plain[name]) for name in first)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+    def test_none_of_it_is_in_judging(self, recorded: Inputs) -> None:
+        _, epochs = _trained(recorded, recipe=ALL, validate="every")
+        last = epochs[-1]
+        assert last.judged is not None
+        logmel = recorded.normalise(recorded.splits["val"].batch(torch.arange(33), CPU))
+        with torch.inference_mode():
+            plain = last.model.eval()(logmel.unsqueeze(1)).softmax(1).numpy()
+        np.testing.assert_allclose(last.judged[0], plain, atol=1e-6)
+
+    def test_correction_needs_two_recorders(self, inputs: Inputs) -> None:
+        plain, _ = _trained(inputs, recipe=PLAIN)
+        same, _ = _trained(inputs, recipe=dataclasses.replace(PLAIN, correction=0.5))
+        assert all(torch.equal(plain[name], same[name]) for name in plain)
+
+    def test_mixup_without_hesitation_follows_the_clips_seen(self, inputs: Inputs) -> None:
+        """Of five epochs the first three are mixed; of the rest, which start at 0.6, the fourth is not and the fifth is."""
+        weights: dict[str, list[dict[str, torch.Tensor]]] = {}
+        for schedule_ in ("always", "without_hesitation"):
+            kept: list[dict[str, torch.Tensor]] = []
+
+            def keep(epoch: Epoch, kept: list[dict[str, torch.Tensor]] = kept) -> None:
+                kept.append({name: tensor.clone() for name, tensor in epoch.model.state_dict().items()})
+
+            recipe = dataclasses.replace(PLAIN, mixup_alpha=0.4, mixup_schedule=schedule_)
+            train(TINY, inputs, recipe, 350, 0, CPU, on_epoch=keep)
+            weights[schedule_] = kept
+        same = [
+            all(torch.equal(always[name], rarer[name]) for name in always)
+            for always, rarer in zip(weights["always"], weights["without_hesitation"], strict=True)
+        ]
+        assert same == [True, True, True, False, False]
+
+    def test_an_epoch_is_the_loss_of_the_augmented_batch_written_plainly(self, recorded: Inputs) -> None:
+        """Of one batch, by a network that is sure of itself already: targets mixed in halves cost it more than plain ones."""
+        recipe = dataclasses.replace(ALL, batch_size=70, mixup_schedule="always", mixup_alpha=1000.0)
+        epochs: list[Epoch] = []
+        trained = train(TINY, recorded, PLAIN, 1400, 0, CPU)
+        state = copy.deepcopy(trained.state_dict())
+        start = {"epoch": 20, "model": state, "optimizer": torch.optim.AdamW(_groups(trained)).state_dict()}
+        train(TINY, recorded, recipe, 1470, 0, CPU, start=start, on_epoch=epochs.append)
+
+        model = seeded_model(TINY, 3, 0).train()
+        model.load_state_dict(state)
+        generator, data, corrections = torch.Generator().manual_seed(20), recorded.splits["train"], recorded.corrections
+        assert corrections is not None
+        order = torch.cat([torch.randperm(70, generator=generator) for _ in range(2)])[:70]
+        logmel, labels = recorded.normalise(data.batch(order, CPU)), data.labels_N[order]
+        moment, plain = Moment(20 / 21, 20), one_hot(labels, 3).float()
+        seen, targets = augment(logmel, plain, recipe, moment, generator, corrections.batch(order))
+        with torch.no_grad():
+            logits = model(seen.unsqueeze(1))
+        loss = cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing).item()
+        assert epochs[0].row["loss"] == pytest.approx(loss, rel=0.01)
+        unmixed = cross_entropy(logits, plain, label_smoothing=recipe.label_smoothing).item()
+        assert unmixed != pytest.approx(loss, rel=0.03), (unmixed, loss)
+
+
+class TestTestTimeAugmentation:
+    RECIPE = dataclasses.replace(PLAIN, masks=2, mask_width=3)
+
+    def test_no_draws_are_the_plain_prediction_to_the_bit(self, inputs: Inputs) -> None:
+        model = seeded_model(TINY, 3, 0)
+        plain, labels = predict(model, inputs, "val", CPU)
+        for options in ({}, {"draws": 0}, {"recipe": ALL}, {"draws": 0, "recipe": ALL}):
+            said = predict(model, inputs, "val", CPU, **options)
+            assert np.array_equal(said[0], plain)
+            assert np.array_equal(said[1], labels)
+
+    def test_draws_are_averaged_and_always_the_same(self, inputs: Inputs) -> None:
+        model = seeded_model(TINY, 3, 0)
+        first, labels = predict(model, inputs, "val", CPU, draws=5, recipe=self.RECIPE)
+        again, _ = predict(model, inputs, "val", CPU, draws=5, recipe=self.RECIPE)
+        assert np.array_equal(first, again)
+        assert labels.tolist() == inputs.splits["val"].labels_N.tolist()
+        np.testing.assert_allclose(first.sum(1), 1, rtol=1e-5)
+        logmel = inputs.normalise(inputs.splits["val"].batch(torch.arange(33), CPU))
+        generator, said = torch.Generator().manual_seed(0), []
+        model.eval()
+        for batch in logmel.split(32):
+            with torch.inference_mode():
+                views = [model(spec_augment(batch, self.RECIPE, generator)[:, None]).softmax(1) for _ in range(5)]
+            assert all(not torch.equal(views[0], view) for view in views[1:])
+            said.append(sum(views) / 5)
+        np.testing.assert_allclose(first, torch.cat(said).numpy(), atol=1e-6)
+        assert np.abs(first - predict(model, inputs, "val", CPU)[0]).max() > 1e-4
+
+    def test_it_masks_and_does_nothing_else(self, recorded: Inputs) -> None:
+        """The other augmentations of the recipe are for training."""
+        model = seeded_model(TINY, 3, 0)
+        masks = dataclasses.replace(PLAIN, masks=ALL.masks, mask_width=ALL.mask_width)
+        every, alone = (predict(model, recorded, "train", CPU, draws=3, recipe=recipe)[0] for recipe in (ALL, masks))
+        assert np.array_equal(every, alone)
+
+    def test_draws_without_a_recipe_are_refused(self, inputs: Inputs) -> None:
+        with pytest.raises(ValueError, match="3 draws of whose masks"):
+            predict(seeded_model(TINY, 3, 0), inputs, "val", CPU, draws=3)
+
+    def test_it_leaves_mode_and_generator_alone(self, inputs: Inputs) -> None:
+        model = seeded_model(TINY, 3, 0).train()
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        drawn = torch.random.get_rng_state()
+        predict(model, inputs, "val", CPU, draws=2, recipe=self.RECIPE)
+        assert model.training
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+        assert torch.equal(torch.random.get_rng_state(), drawn)
+
+
+@pytest.mark.parametrize("recipe", [short(), ALL], ids=["short", "all augmentations"])
+def test_going_on_after_an_epoch_equals_never_having_stopped(recorded: Inputs, recipe: Recipe) -> None:
+    states: list[dict[str, Any]] = []
+
+    def keep(epoch: Epoch) -> None:
+        model, optimizer = epoch.model.state_dict(), epoch.optimizer.state_dict()
+        states.append(
+            {"epoch": epoch.row["epoch"], "model": copy.deepcopy(model), "optimizer": copy.deepcopy(optimizer)}
+        )
+
+    whole = train(TINY, recorded, recipe, 280, 0, CPU, validate="every", on_epoch=keep).state_dict()
+    resumed = train(TINY, recorded, recipe, 280, 0, CPU, validate="every", start=states[1]).state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 

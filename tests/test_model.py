@@ -7,8 +7,12 @@ from torch import nn
 from search_space import NETWORKS as PAPER
 from search_space import Architecture, build_model
 from search_space.blocks import DistillationBlock
-from search_space.complexity import heavy_bins
+from search_space.comparators import COMPARATORS
+from search_space.complexity import count, count_module, count_network, heavy_bins
+from search_space.dsmn import two_channels
+from search_space.errors import UserError
 from search_space.operators import OPERATORS
+from search_space.presets import check_network
 
 
 def small_networks():
@@ -246,3 +250,47 @@ def test_the_head_sees_the_blocks_it_taps():
         block.register_forward_hook(lambda *a: means.append(a[2].mean((2, 3))))
     logits = model(x)
     torch.testing.assert_close(model.head(torch.cat([means[0], means[2]], 1)), logits)
+
+
+class TestByName:
+    """The paper's networks and their comparators through one door."""
+
+    @pytest.mark.parametrize("name", [*PAPER, *COMPARATORS])
+    def test_each_reads_a_log_mel(self, name):
+        check_network(name)
+        model = build_model(name, 7, 32).eval()
+        with torch.no_grad():
+            assert model(torch.randn(2, 1, 32, 32)).shape == (2, 7)
+
+    @pytest.mark.parametrize("name", [*PAPER, *COMPARATORS])
+    def test_its_cost_is_the_built_models(self, name):
+        cost = count_network(name, (44, 64), 7)
+        with torch.device("meta"):
+            model = build_model(name, 7, 64)
+        assert cost.params == sum(parameter.numel() for parameter in model.parameters())
+        if name in PAPER:
+            assert cost == count(PAPER[name], (44, 64), 7)
+        else:
+            comparator = COMPARATORS[name]
+            assert cost == count_module(comparator.build(7, 64), (comparator.channels_in, 44, 64))
+
+    def test_a_notation_and_an_architecture_are_names_too(self):
+        text = "dssdn_c8-12-16_r0.5_sc_h16"
+        check_network(text)
+        assert count_network(text, (44, 64)) == count_network(Architecture.parse(text), (44, 64))
+
+    def test_a_network_of_two_channels_is_handed_the_deltas(self):
+        model, x = build_model("dsmn-2", 5, 32).eval(), torch.randn(2, 1, 40, 32)
+        with torch.no_grad():
+            torch.testing.assert_close(model(x), model.network(two_channels(x[:, 0])))
+            assert not torch.equal(model(x), model.network(x.expand(-1, 2, -1, -1)))
+
+    @pytest.mark.parametrize("ask", [check_network, build_model, lambda name: count_network(name, (44, 64))])
+    def test_an_unknown_name_is_told_the_known_ones(self, ask):
+        with pytest.raises(
+            UserError, match=r"unknown network 'resnet'; known: .*or a notation such as dssdn_c28"
+        ) as told:
+            ask("resnet")
+        assert all(repr(name) in str(told.value) for name in (*PAPER, *COMPARATORS))
+        with pytest.raises(UserError, match="not the notation of an architecture"):
+            ask("dssdn_c28_sc")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import gzip
 import io
 import json
 import math
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -240,6 +242,36 @@ class TestFolders:
         (tmp_path / "in" / "notes.txt").write_text("not audio")
         assert find_recordings(tmp_path / "in").filenames == ("a.flac", "b/2.WAV", "b/c/1.ogg")
 
+    def test_what_a_zip_of_macos_leaves_is_hidden_and_linked_folders_are_followed(self, tmp_path: Path) -> None:
+        for name in ("in/a.wav", "in/__MACOSX/b.wav", "in/x/__MACOSX/c.wav", "elsewhere/d.wav"):
+            write(tmp_path / name, noise(0.1))
+        (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+        assert find_recordings(tmp_path / "in").filenames == ("a.wav", "linked/d.wav")
+
+    def test_a_folder_of_zips_is_told_from_an_empty_one(self, tmp_path: Path) -> None:
+        for name in ("audio.1.zip", "audio.2.zip"):
+            (tmp_path / name).touch()
+        with pytest.raises(UserError, match=r"2 zip archives lie there \(audio.1.zip, audio.2.zip\): unpack them"):
+            find_recordings(tmp_path)
+        (tmp_path / "audio.1.zip").rename(tmp_path / "notes.txt")
+        (tmp_path / "audio.2.zip").unlink()
+        with pytest.raises(UserError, match=r"found notes\.txt$"):
+            find_recordings(tmp_path)
+
+    def test_a_folder_without_rights_is_not_passed_over(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write(tmp_path / "in" / "a.wav", noise(0.1))
+        (tmp_path / "in" / "closed").mkdir()
+        scandir = os.scandir
+
+        def refusing(path: str) -> object:  # as the system does to people without rights; root has them all
+            if Path(path).name == "closed":
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refusing)
+        with pytest.raises(UserError, match=r"closed' cannot be read \(Permission denied\): check its rights"):
+            find_recordings(tmp_path / "in")
+
     @pytest.mark.parametrize("zipped", [False, True])
     @pytest.mark.parametrize("end", ["\n", "\r\n"])
     def test_an_evaluation_set_is_its_list_in_its_order(self, tmp_path: Path, zipped: bool, end: str) -> None:
@@ -470,6 +502,41 @@ class TestBadInput:
         )
         with pytest.raises(UserError, match="1 of 1 recordings cannot be used"):
             predict_files(tau_run, [bad], device="cpu", skip_bad=True)
+
+    @pytest.mark.parametrize("damage", ["in the samples", "in the header"])
+    def test_notices_are_of_what_is_predicted(self, tau_run: Run, tmp_path: Path, damage: str) -> None:
+        rate, spoilt = RATE // 2, noise(0.3, RATE // 2)
+        spoilt[-10] = np.nan
+        write(tmp_path / "in" / "good.wav", noise(1.0))
+        write(tmp_path / "in" / "short.wav", noise(0.4, rate), rate)
+        for name, wave in (("bad-short.wav", spoilt), ("bad-long.wav", np.tile(spoilt, 20))):
+            path = write(tmp_path / "in" / name, wave, rate)
+            if damage == "in the header":
+                path.write_text("not audio")
+        said = predict_files(tau_run, tmp_path / "in", device="cpu", skip_bad=True)
+        assert len(said.files) == len(said.skipped) == 2
+        assert len(said.notices) == 2
+        assert said.notices[0].startswith("1 of 2 files are shorter than half a training clip")
+        assert "the shortest has 0.40 s" in said.notices[0]
+        assert said.notices[1].startswith("1 of 2 files are sampled at less than")
+
+    def test_files_without_rights_are_named_with_what_to_do(
+        self, tau_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        paths = [write(tmp_path / name, noise(1)) for name in ("a.wav", "b.wav")]
+        stat = os.stat
+
+        def refusing(path: object, *arguments: object, **options: object) -> os.stat_result:
+            if path == paths[0]:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return stat(path, *arguments, **options)  # type: ignore[arg-type, call-overload]
+
+        monkeypatch.setattr(os, "stat", refusing)
+        with pytest.raises(
+            UserError, match=r"1 of 2 .* 1 not readable for lack of rights: \S+a.wav \(chmod -R u\+rX"
+        ) as error:
+            predict_files(tau_run, paths, device="cpu")
+        assert "copy them again" not in str(error.value)
 
     def test_a_table_that_cannot_be_written_is_found_before_any_work(self, tau_run: Run, tmp_path: Path) -> None:
         wav = write(tmp_path / "a.wav", noise(1))

@@ -18,7 +18,11 @@ from safetensors.torch import load_file
 
 from search_space.errors import UserError
 from studies import open_study
-from trainers.recorded import load_model
+from trainers.config import short
+from trainers.datasets import Clip
+from trainers.inputs import Inputs, Split
+from trainers.metrics import log_loss
+from trainers.recorded import load_model, train_recorded
 from trainers.retrain import main, retrain
 from trainers.runs import Run, retrain_folder
 
@@ -44,6 +48,69 @@ def test_it_scores_test_once_at_full_size(own_study: Path, capsys: pytest.Captur
     run.write_status("running")  # as after a kill between the scores and the last status
     assert main(arguments) == 0
     assert run.status["state"] == "finished"
+
+
+def test_views_of_masks_are_scored_beside_the_plain_test(own_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs, name = own_study, "tiny"
+    arguments = ["--study", name, "--trial", "1", "--runs", str(runs), "--epochs", "1", "--device", "cpu"]
+    assert main([*arguments, "--tta", "3", "--json"]) == 0
+    test = json.loads(capsys.readouterr().out)["test"]
+    run = Run(retrain_folder(runs, name, 1, "long", 1, 0))
+    assert test == run.scores
+    tta = test.pop("tta")
+    assert tta.pop("draws") == 3
+    assert set(tta) == set(test) - {"split"}
+    assert tta["n_clips"] == test["n_clips"] == 9
+    assert tta["log_loss"] != test["log_loss"]
+    said = run.predictions("test")  # the plain ones
+    assert said is not None
+    assert test["log_loss"] == pytest.approx(log_loss(said.probabilities_NK, said.labels_N))
+
+    assert main([*arguments, "--tta", "3"]) == 0  # nothing is scored again
+    assert "the same over 3 draws of masks" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match="has finished without --tta 5, and test is scored once"):
+        retrain(runs, name, 1, epochs=1, device="cpu", tta=5)
+
+    shutil.rmtree(run.path)
+    plain = retrain(runs, name, 1, epochs=1, device="cpu")
+    assert plain.scores == test
+    with pytest.raises(UserError, match="has finished without --tta 3"):
+        retrain(runs, name, 1, epochs=1, device="cpu", tta=3)
+
+
+@pytest.mark.parametrize(("recipe", "epochs"), [("paper", 200), ("long", 60), ("mixstyle", 60)])
+def test_nobody_says_how_long_but_the_recipe(own_study: Path, recipe: str, epochs: int) -> None:
+    """Seen by the folder that it would train in, which another process holds."""
+    folder = retrain_folder(own_study, "tiny", 1, recipe, epochs, 0)
+    folder.parent.mkdir()
+    with (
+        filelock.FileLock(folder.parent / f".{folder.name}.lock"),
+        pytest.raises(UserError, match=f"{folder.name} is being trained by another process"),
+    ):
+        main(["--study", "tiny", "--trial", "1", "--runs", str(own_study), "--recipe", recipe, "--device", "cpu"])
+
+
+@pytest.mark.parametrize("network", ["sp4asc", "dsmn-1"])
+def test_a_network_by_name_is_trained_and_its_weights_are_read_again(network: str, tmp_path: Path) -> None:
+    """SP4ASC has parameters for each mel bin, DSMN makes a second channel of the log-mel it is handed."""
+    generator = torch.Generator().manual_seed(0)
+    clip = Clip(filename="x.wav", scene="a", group="g", split="train")
+    splits = {
+        name: Split(
+            (3 * torch.randn(count, 32, 32, generator=generator) - 5).half(), torch.arange(count) % 3, (clip,) * count
+        )
+        for name, count in (("train", 32), ("val", 6))
+    }
+    inputs = Inputs(splits, torch.full((32,), -5.0), torch.full((32,), 3.0), ("a", "b", "c"))
+    run = Run(tmp_path)
+    run.write_json(
+        "run.json", {"architecture": network, "data": {"classes": list(inputs.classes)}, "train_input": [32, 32]}
+    )
+    _, said = train_recorded(run, network, inputs, short(), 96, 0, torch.device("cpu"))
+    assert run.metrics()[-1]["clips_seen"] == 96
+    with torch.inference_mode():
+        probabilities = load_model(run)(splits["val"].logmel_NTF.float().unsqueeze(1)).softmax(1).numpy()
+    np.testing.assert_allclose(probabilities, said.probabilities_NK, atol=1e-5)
 
 
 def test_the_saved_network_says_what_the_run_recorded(own_study: Path) -> None:
@@ -153,6 +220,11 @@ def test_what_can_not_be_retrained_is_named(own_study: Path) -> None:
             retrain(runs, name, 1, seed=seed)
     with pytest.raises(UserError, match="--epochs is at least 1"):
         retrain(runs, name, 1, epochs=0)
+    with pytest.raises(UserError, match="--tta is a number of draws of the recipe's masks, from 0; got -1"):
+        retrain(runs, name, 1, tta=-1)
+    with pytest.raises(UserError, match="got 5, and recipe 'short' has 0 masks"):
+        retrain(runs, name, 1, recipe="short", tta=5)
+    assert not (runs / name / "retrain").exists()
 
 
 def test_other_data_than_the_studys_is_refused(own_study: Path) -> None:

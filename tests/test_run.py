@@ -71,6 +71,16 @@ def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
         main(["--config", str(tmp_path / "none.toml")])
 
 
+def test_limits_are_options_of_the_command_and_of_its_file(own_study: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """The study was made without: that it is refused says that they arrived."""
+    with pytest.raises(UserError, match=r"limits: None, now .*'dtype': 'float16'"):
+        main([*tiny_arguments(tiny_folder, own_study), "--limits", "dcase2024"])
+    config = tmp_path / "study.toml"
+    config.write_text('limits = "dcase2024"\nprecision = "int8"\n')
+    with pytest.raises(UserError, match=r"limits: None, now .*'dtype': 'int8'"):
+        main([*tiny_arguments(tiny_folder, own_study), "--config", str(config)])
+
+
 def test_counts_with_a_factor() -> None:
     assert [count_of(text) for text in ("3200", "100k", "0.6G", "1.5M")] == [
         3200,
@@ -114,7 +124,16 @@ def test_bad_data_ends_the_command_before_any_training(
 
 
 @pytest.mark.parametrize(
-    "option", [["--fold", "9"], ["--subset", "esc99"], ["--device", "tpu"], ["--storage", "sqlite:///x.db"]]
+    "option",
+    [
+        ["--fold", "9"],
+        ["--subset", "esc99"],
+        ["--device", "tpu"],
+        ["--storage", "sqlite:///x.db"],
+        ["--limits", "dcase1999"],
+        ["--precision", "int8"],
+        ["--precision", "int4", "--limits", "dcase2024"],
+    ],
 )
 def test_unknown_values_are_refused(option: list[str], tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=option[0].lstrip("-")):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
+from search_space.architecture import Architecture
 from search_space.complexity import count
 from search_space.errors import UserError
+from search_space.limits import LIMITS
 from search_space.presets import PRESETS
 from search_space.space import get_space
 from studies import list_studies, open_study
-from studies.candidates import SAMPLERS, Candidates, make_sampler
+from studies.candidates import SAMPLERS, Candidates, Caps, make_sampler
 from studies.records import encode
 from studies.search import Search, SearchOptions, Told
 from studies.storage import open_storage
@@ -111,10 +114,69 @@ def test_networks_over_a_cap_are_recorded_and_not_trained(tiny_folder: Path, tmp
 
 
 def test_caps_that_nothing_meets_are_refused_with_the_smallest(tiny_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"no network of the space meets --max-params 100 .*the least are [\d,]+ params; raise"
-    ):
+    words = (
+        r"no network of space 'dssdn' is within the caps at 44x256 \(--max-params 100: the least is 1,691\); raise them"
+    )
+    with pytest.raises(UserError, match=words):
         _search(tiny_folder, tmp_path, max_params=100)
+    assert list(tmp_path.iterdir()) == []
+
+
+class TestLimits:
+    """On clips of two seconds, so that what counts at one second is told from what counts at the study's input."""
+
+    def _asked(self, search: Search) -> tuple[Architecture, dict[str, Any]]:
+        """The first network to be trained, and the study's first trial, dssdn-large."""
+        with search.opened():
+            asked = search._candidates.next()
+            assert asked is not None
+            first = search._study.get_trials()[0]
+            assert first.user_attrs["preset"] == "dssdn-large"
+            return asked[1], {"state": first.state, "constraints": first.constraints}
+
+    def test_networks_over_them_are_recorded_and_not_trained(
+        self, make_folder: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        search = _search(make_folder(seconds=2.0), tmp_path, limits="dcase2024")
+        assert search.input[0] > 80
+        network, large = self._asked(search)
+        at_one_second = count(network, (44, 256), 3)
+        assert at_one_second.param_bytes("float16") <= 128_000
+        assert at_one_second.macs_by["dcase"] <= 30_000_000
+        cost = count(PRESETS["dssdn-large"], (44, 256), 3)
+        assert large["state"] == TrialState.PRUNED
+        assert large["constraints"] == {
+            "limits_param_bytes": pytest.approx(2 * cost.params / 128_000 - 1),
+            "limits_macs": pytest.approx(cost.macs_by["dcase"] / 30_000_000 - 1),
+        }
+        trials = open_study("tiny", tmp_path).trials().set_index("preset")
+        assert set(trials.loc[list(PRESETS), "state"]) == {"over_cap"}
+        assert trials.loc["dssdn-large", "macs"] == count(PRESETS["dssdn-large"], search.input, 3).macs  # ours, as ever
+        assert open_study("tiny", tmp_path).info["limits"] == LIMITS["dcase2024"]._asdict()
+
+    def test_a_precision_asked_for_is_the_one_that_counts(self, tiny_folder: Path, tmp_path: Path) -> None:
+        _, large = self._asked(_search(tiny_folder, tmp_path, limits="dcase2024", precision="int8"))
+        params = count(PRESETS["dssdn-large"], (44, 256), 3).params
+        assert large["constraints"]["limits_param_bytes"] == pytest.approx(params / 128_000 - 1)
+        assert large["constraints"]["limits_macs"] > 0  # what it computes does not change
+        assert open_study("tiny", tmp_path).info["limits"]["dtype"] == "int8"
+        with (
+            pytest.raises(UserError, match=r"limits: dtype 'int8', now 'float16'"),
+            _search(tiny_folder, tmp_path, limits="dcase2024").opened(),
+        ):
+            pass
+
+    def test_they_join_the_caps_of_the_study(self, tiny_folder: Path, tmp_path: Path) -> None:
+        search = _search(tiny_folder, tmp_path, limits="dcase2024", max_params=20_000)
+        network, large = self._asked(search)
+        assert count(network, search.input, 3).params <= 20_000
+        assert set(large["constraints"]) == {"params", "limits_param_bytes", "limits_macs"}
+        with pytest.raises(
+            UserError,
+            match=r"--max-params 100: the least is 1,691; 128,000 bytes of float16 params: the least is 3,382; "
+            r"30,000,000 MACs for 1 s \(dcase counting\): the least is 2,828,915\)",
+        ):
+            _search(tiny_folder, tmp_path, limits="dcase2024", max_params=100)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +185,8 @@ def test_caps_that_nothing_meets_are_refused_with_the_smallest(tiny_folder: Path
         ({"budget": 128}, "budget: 96, now 128"),
         ({"space": "dssdn-blocks"}, "space: name 'dssdn', now 'dssdn-blocks'"),
         ({"seed": 3}, "seed: 0, now 3"),
+        ({"max_params": 50_000}, "max_params: None, now 50000"),
+        ({"limits": "dcase2024"}, "limits: None, now {'param_bytes': 128000, "),
     ],
 )
 def test_continuing_with_something_else_spells_the_difference_out(
@@ -142,8 +206,8 @@ def test_continuing_on_other_data_is_refused(own_study: Path, make_folder: Any) 
 
 
 def test_a_cap_that_few_networks_meet_finds_every_one_of_them() -> None:
-    space, caps = get_space("dssdn"), {"params": 2_200}
-    few = {str(network) for network in space if count(network, (44, 256), 3).params <= caps["params"]}
+    space, caps = get_space("dssdn"), Caps((44, 256), 3, params=2_200)
+    few = {str(network) for network in space if count(network, (44, 256), 3).params <= 2_200}
     assert 3 < len(few) < 60
     study = optuna.create_study(directions=["maximize", "minimize", "minimize"], sampler=make_sampler("random", 0, 1))
     candidates = Candidates(study, space, (44, 256), 3, caps, random.Random(0))
@@ -212,7 +276,7 @@ def test_what_a_dead_process_left_running_is_queued_again(own_study: Path, tiny_
     study.enqueue_trial(
         {name: encode(space.choices[name], option) for name, option in lost.items()}, {"preset": "mine"}
     )
-    candidates = Candidates(study, space, (44, 256), 3, {}, random.Random(0))
+    candidates = Candidates(study, space, (44, 256), 3, Caps((44, 256), 3), random.Random(0))
     asked = candidates.next()
     assert asked is not None
     asked[0].set_user_attr("owner", {"host": os.uname().nodename, "pid": 2**22 + 1, "started": 1.0})
@@ -309,6 +373,9 @@ def test_options_outside_their_range_are_refused(tiny_folder: Path, tmp_path: Pa
         ({"sampler": "grid"}, "unknown sampler 'grid'; known"),
         ({"space": "resnet"}, "unknown space 'resnet'; known"),
         ({"study": "../outside"}, "a study's name"),
+        ({"limits": "dcase1999"}, r"unknown limits 'dcase1999'; known: \['dcase2024'\]"),
+        ({"precision": "int8"}, r"--precision is one of \['float16', 'float32', 'int8'\], with --limits; got 'int8'"),
+        ({"limits": "dcase2024", "precision": "int4"}, "--precision is one of .*got 'int4'"),
     ):
         with pytest.raises(UserError, match=words):
             _search(tiny_folder, tmp_path, **changes)

@@ -31,6 +31,8 @@ from trainers.runs import available_cores, write_atomic
 HIGHEST_SAMPLE_RATE = 44_100
 # Assumed: what a person would call another length; encoders add or drop some milliseconds.
 NOTEWORTHY_S = 0.05
+# Assumed: so few files below the sample rate of the others are an oversight, which should not cost the others their high end.
+FEW = 0.05
 # Source: the formats that soundfile reads from these names.
 SUFFIXES = (".wav", ".flac", ".ogg", ".aif", ".aiff", ".mp3")
 # Assumed: as many headers are read in about a second, which is worth keeping.
@@ -40,8 +42,9 @@ MISSING = "missing"
 EMPTY = "empty"
 TRUNCATED = "truncated (they end before their own header says)"
 UNREADABLE = "not readable as audio"
+NO_RIGHTS = "not readable for lack of rights"
 NOT_FINITE = "with NaN or infinite samples"
-FAULTS = (MISSING, EMPTY, TRUNCATED, UNREADABLE, NOT_FINITE)
+FAULTS = (MISSING, EMPTY, TRUNCATED, UNREADABLE, NO_RIGHTS, NOT_FINITE)
 
 
 class BadAudio(UserError):
@@ -62,14 +65,24 @@ class Sound(NamedTuple):
 
 def bad_audio(problems: Sequence[BadAudio], total: int, cause: str = "") -> UserError:
     """One error for all files that cannot be used: how many of each fault, the first few names, what to do."""
+    cause = cause or "is the archive unpacked as a whole, and does the csv belong to it?"
+    damaged = any(problem.fault != NO_RIGHTS for problem in problems)
+    return UserError(
+        f"{len(problems):,} of {total:,} audio files cannot be used: {by_fault(problems, cause)}. "
+        f"{'Copy or download them again' if damaged else 'Give yourself these rights'}, or leave them out: "
+        f"--subset FILE.csv with the names to keep in a column 'filename'"
+    )
+
+
+def by_fault(problems: Sequence[BadAudio], cause: str = "") -> str:
+    """How many files have each fault, and the first few names; `cause` is that of missing ones. A clause."""
     names: dict[str, list[str]] = defaultdict(list)
     for problem in problems:
         names[problem.fault].append(problem.filename)
-    listed = "; ".join(f"{len(files):,} {fault}: {first(files)}" for fault, files in names.items())
-    hint = f" ({cause or 'is the archive unpacked as a whole, and does the csv belong to it?'})" * (MISSING in names)
-    return UserError(
-        f"{len(problems):,} of {total:,} audio files cannot be used: {listed}{hint}. Copy or download them again, "
-        f"or leave them out: --subset FILE.csv with the names to keep in a column 'filename'"
+    why = {MISSING: cause, NO_RIGHTS: "chmod -R u+rX FOLDER, or ask who owns them"}
+    return "; ".join(
+        f"{len(files):,} {fault}: {first(files)}" + f" ({why.get(fault)})" * bool(why.get(fault))
+        for fault, files in names.items()
     )
 
 
@@ -89,8 +102,8 @@ def read_sound(path: Path, filename: str) -> Sound:
     """The sound of a file, read once. Raises: BadAudio, under `filename`, when it has no usable sound."""
     try:
         content = path.read_bytes()
-    except OSError:
-        raise BadAudio(filename, UNREADABLE if path.exists() else MISSING) from None
+    except OSError as error:
+        raise BadAudio(filename, _fault(error)) from None
     expected, sample_rate = _header(io.BytesIO(content), len(content), filename)
     try:
         waveform_NC, _ = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
@@ -108,14 +121,19 @@ def read_sound(path: Path, filename: str) -> Sound:
 
 @dataclass(frozen=True)
 class Scan:
-    """Length (s) and sample rate (Hz) of the files that have both, (n,) each, and what is wrong with the others."""
+    """Names, lengths (s) and sample rates (Hz) of the files that can be used, (n,) each, and what is wrong with the others."""
 
+    filenames: tuple[str, ...]
     lengths_s: NDArray[np.float64]
     rates: NDArray[np.int64]
     problems: tuple[BadAudio, ...]
 
     def format(self) -> tuple[int, float, list[str]]:
         """The common sample rate (Hz) and length (s), and notices of what departs from them.
+
+        The length is the most frequent one. The rate is the highest, up to 44.1 kHz, that fewer than `FEW` of the files fall
+        short of: what one file lacks, no other may have, or a network tells them apart by it, but a stray one should not
+        take the high end from all. Strays are resampled up and named.
 
         Raises: UserError for clips that are too short for anything.
         """
@@ -124,11 +142,19 @@ class Scan:
         duration_s = max(counts, key=lambda length: (counts[length], length))
         if duration_s == 0:
             raise UserError("most clips are shorter than 0.05 s: too short for a spectrogram")
-        sample_rate = min(*rates, HIGHEST_SAMPLE_RATE)
+        capped_n = np.minimum(self.rates, HIGHEST_SAMPLE_RATE)
+        sample_rate = max(rate for rate in set(capped_n.tolist()) if (capped_n < rate).mean() < FEW)
         notices = []
         if set(rates) != {sample_rate}:
             listed = ", ".join(f"{count:,} at {rate:,} Hz" for rate, count in sorted(rates.items()))
             notices.append(f"files are resampled to {sample_rate:,} Hz ({listed})")
+        slow = np.flatnonzero(capped_n < sample_rate).tolist()
+        if slow:
+            notices.append(
+                f"{len(slow):,} files are sampled below {sample_rate:,} Hz ({first([self.filenames[i] for i in slow])}): "
+                f"nothing above {min(rates) // 2:,} Hz is in the slowest, which a network may take for a sign of their class; "
+                f"record them again or leave them out"
+            )
         n_padded = int((self.lengths_s < duration_s - NOTEWORTHY_S).sum())
         n_trimmed = int((self.lengths_s > duration_s + NOTEWORTHY_S).sum())
         if n_padded or n_trimmed:
@@ -152,7 +178,8 @@ def scan(audio: Path, filenames: Sequence[str], progress: Callable[[int, int], N
     with contextlib.suppress(OSError, ValueError):
         kept = json.loads(kept_path.read_text())
     states = {name: _state(audio / name) for name in filenames}
-    unread = [name for name, state in states.items() if state and kept.get(name, [])[:3] != list(state)]
+    faults = {name: state for name, state in states.items() if isinstance(state, str)}
+    unread = [name for name, state in states.items() if name not in faults and kept.get(name, [])[:3] != list(state)]
 
     def read(name: str) -> tuple[int, int] | BadAudio:
         try:
@@ -160,20 +187,22 @@ def scan(audio: Path, filenames: Sequence[str], progress: Callable[[int, int], N
         except BadAudio as problem:
             return problem
 
-    problems: dict[str, BadAudio] = {name: BadAudio(name, MISSING) for name, state in states.items() if state is None}
+    problems = {name: BadAudio(name, fault) for name, fault in faults.items()}
     with ThreadPoolExecutor(min(16, 4 * available_cores())) as pool:
         for done, (name, result) in enumerate(zip(unread, pool.map(read, unread), strict=True), start=1):
             if isinstance(result, BadAudio):
                 problems[name] = result
             else:
-                kept[name] = [*(states[name] or ()), *result]
+                kept[name] = [*states[name], *result]
             if progress:
                 progress(done, len(unread))
     if len(unread) >= _WORTH_KEEPING:
         with contextlib.suppress(OSError):
             write_atomic(kept_path, lambda file: file.write(json.dumps(kept).encode()))
-    good = [kept[name][3:] for name in filenames if name not in problems]
+    names = tuple(name for name in filenames if name not in problems)
+    good = [kept[name][3:] for name in names]
     return Scan(
+        names,
         np.array([frames / rate for frames, rate in good]),
         np.array([rate for _, rate in good], dtype=np.int64),
         tuple(problems[name] for name in filenames if name in problems),
@@ -181,33 +210,40 @@ def scan(audio: Path, filenames: Sequence[str], progress: Callable[[int, int], N
 
 
 def file_key(path: Path, filename: str) -> str:
-    """A text that changes with the file: name, size, times. It says "missing" where there is none.
+    """A text that changes with the file: name, size, times; its fault where there are none.
 
     The time of the last status change is in it because, other than the time of writing, no copying tool sets it: a file
     replaced under the same name, size and date is noticed.
     """
     state = _state(path)
-    return f"{filename} {state[0]} {state[1]} {state[2]}" if state else f"{filename} missing"
+    return f"{filename} {state if isinstance(state, str) else ' '.join(map(str, state))}"
 
 
-def _state(path: Path) -> tuple[int, int, int] | None:
-    """Size and times of a file, or None where there is none."""
+def _state(path: Path) -> tuple[int, int, int] | str:
+    """Size and times of a file, or its fault where they cannot be had."""
     try:
         stat = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    except OSError as error:
+        return _fault(error)
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def header(path: Path, filename: str) -> tuple[int, int]:
     """Frames and sample rate (Hz) of an audio file. Raises: BadAudio for what the outside of a file shows to be wrong."""
-    if not path.is_file():
-        raise BadAudio(filename, MISSING)
     try:
+        if not path.is_file():
+            raise BadAudio(filename, MISSING)
         with path.open("rb") as file:
             return _header(file, path.stat().st_size, filename)
-    except OSError:
-        raise BadAudio(filename, UNREADABLE) from None
+    except OSError as error:
+        raise BadAudio(filename, _fault(error)) from None
+
+
+def _fault(error: OSError) -> str:
+    """What is wrong with a file that the system does not give."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return MISSING
+    return NO_RIGHTS if isinstance(error, PermissionError) else UNREADABLE
 
 
 def _header(file: BinaryIO, size: int, filename: str) -> tuple[int, int]:

@@ -16,23 +16,24 @@ import time
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from search_space.errors import UserError
 from trainers.audio import cache_folder
+from trainers.clips import first
 from trainers.datasets import BadAudio, Clip, Dataset, bad_audio
 from trainers.runs import available_cores, write_atomic
 
@@ -63,7 +64,7 @@ N_MELS = 256
 SHORT_CLIP_S = 1.5
 SHORT_CLIP_N_FFT = 4096
 
-# Measured: on a 10 s clip, one thread, the mel filters in bands of 32 take 0.4 ms, of 8 or 128 1.2 ms, as one dense
+# Measured: by hand, on a 10 s clip, one thread: the mel filters in bands of 32 take 0.4 ms, of 8 or 128 1.2 ms, as one dense
 # matrix 2.4 ms; a filter is zero on nearly all FFT bins.
 MELS_PER_BAND = 32
 
@@ -72,6 +73,9 @@ MELS_PER_BAND = 32
 BLOCK_BYTES = 16_000_000
 BLOCK_S = 2.0
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
 
 @dataclass(frozen=True)
 class FrontEnd:
@@ -79,7 +83,7 @@ class FrontEnd:
 
     The paper names no mel scale. Slaney's (librosa's default) is the default here, because with 256 bins at FFT 2048
     and 44.1 kHz the HTK scale leaves a filter without any FFT bin, and Slaney's leaves none.
-    Measured: `empty_mels` of both: HTK 1 of 256 (5 at 22.05 kHz / FFT 1024), Slaney 0.
+    Measured: by hand, `empty_mels` of both: HTK 1 of 256 (5 at 22.05 kHz / FFT 1024), Slaney 0.
     """
 
     sample_rate: int = SAMPLE_RATE
@@ -105,10 +109,6 @@ class FrontEnd:
         """Its name in `FRONT_ENDS`, also where it is that one's form for a lower sample rate; "custom" for any other."""
         names = (name for name, preset in FRONT_ENDS.items() if _adapted(preset, self.sample_rate) == self)
         return next(names, "custom")
-
-    @property
-    def digest(self) -> str:
-        return _sha256(asdict(self))
 
 
 PAPER = FrontEnd()
@@ -191,7 +191,8 @@ def logmel(waveform: NDArray[np.float32] | Tensor, front_end: FrontEnd) -> Tenso
     """The log-mel spectrogram (T, F) float32 of a waveform (N,), or (B, T, F) of (B, N), natural logarithm of power.
 
     It is torchaudio's MelSpectrogram (power 2, no norm) and its logarithm, to about 1e-6, but not its way there.
-    Measured: 2.3 against 6.6 ms for 10 s at 44.1 kHz, one thread: squares without a square root between, and filters in bands.
+    Measured: by hand, 2.3 against 6.6 ms for 10 s at 44.1 kHz, one thread: squares without a square root between, and
+    filters in bands.
     """
     window_N, bands = _window_and_bands(front_end)
     spectrum_QT = torch.stft(
@@ -247,7 +248,6 @@ class Features:
     std_F: NDArray[np.float32]
     digest: str
     front_end: FrontEnd
-    n_empty_mels: int
     path: Path
     notices: tuple[str, ...]
 
@@ -267,62 +267,44 @@ class Features:
         return self.store_RTF[rows_N]
 
 
-class DiskNeed(NamedTuple):
-    """What `prepare` would compute and write: clips, bytes, and where. As a text it is one line for people."""
-
-    clips: int
-    bytes: int
-    size: tuple[int, int]
-    folder: Path
-
-    def __str__(self) -> str:
-        return (
-            f"log-mels of {self.clips:,} clips at {self.size[0]}x{self.size[1]}: {_amount(self.bytes)} in {self.folder}"
-        )
-
-
-def disk_need(dataset: Dataset, front_end: FrontEnd | None = None) -> DiskNeed:
-    """The clips whose log-mels are not there yet, and the room that they need: to be said before `prepare`."""
-    store = _Store(dataset, front_end or front_end_for(dataset.sample_rate, dataset.duration_s))
-    rows = store.rows_of(_row_keys(dataset, _used(dataset)), store.records())
-    return store.need(int((rows < 0).sum()))
-
-
 def prepare(
     dataset: Dataset,
     front_end: FrontEnd | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Features:
     """The features of every clip of train, val and test: from the store, or computed now by `workers` threads and kept.
 
     Only what is missing is computed (by default by one thread a core): another fold or subset, a repaired file, a process
     that was killed cost no more than what they add. `progress(done, total)` is called in this thread while clips are
-    computed. A second process that wants clips of the same store waits for the first. The store is in the folder
-    DSSDN_CACHE, else in the user's cache folder, and never stale: a clip is looked up under what changes with its file.
+    computed; `say` hears a sentence before that, of the room that they need, and one before a second process that wants
+    clips of the same store waits for the first. The store is in the folder DSSDN_CACHE, else in the user's cache folder, and
+    never stale: a clip is looked up under what changes with its file.
 
     Raises: UserError listing every clip that cannot be decoded (the others are kept), when files change while they are
     read, or when the disk is full or closed (what was written whole is kept).
     """
     front_end = front_end or front_end_for(dataset.sample_rate, dataset.duration_s)
     store = _Store(dataset, front_end)
+    say = say or (lambda line: None)
     used = _used(dataset)
     keys = _row_keys(dataset, used)
-    records = store.records()
-    rows = store.rows_of(keys, records)
+    rows, n_looked = store.look_up(keys)
     if (rows < 0).any():
-        with store.locked():
-            missing = np.flatnonzero(store.rows_of(keys, store.records()) < 0)
+        with store.locked(say):
+            rows, n_looked = store.look_up(keys, rows, n_looked)
+            missing = np.flatnonzero(rows < 0)
             if len(missing):
                 clips = [dataset.clips[used[i]] for i in missing]
-                _compute(store, dataset, clips, [keys[i] for i in missing], workers or available_cores(), progress)
+                _compute(store, dataset, clips, [keys[i] for i in missing], workers or available_cores(), progress, say)
         if len(missing) and _row_keys(dataset, used) != keys:
             raise UserError(f"files of {dataset.name!r} changed while they were read: run again when they are complete")
-        records = store.records()
-        rows = store.rows_of(keys, records)
+        rows, _ = store.look_up(keys, rows, n_looked)
         if (rows < 0).any():
             raise UserError(f"the features in {str(store.folder)!r} were removed while they were made: run again")
 
+    records = store.records()
     rows_N = np.full(len(dataset.clips), -1)
     rows_N[used] = rows
     mean_F, std_F = _statistics(records, np.sort(rows_N[dataset.splits.train]))
@@ -331,7 +313,6 @@ def prepare(
         (dataset.clips[i].filename, dataset.clips[i].scene, dataset.clips[i].split, digest)
         for i, digest in zip(used.tolist(), digests, strict=True)
     )
-    empty = empty_mels(front_end)
     return Features(
         rows_N=rows_N,
         store_RTF=store.logmels(len(records)),
@@ -339,11 +320,31 @@ def prepare(
         std_F=np.where(std_F < FLAT, 1, std_F).astype(np.float32),
         digest=_sha256([dataset.sample_rate, dataset.duration_s, said]),
         front_end=front_end,
-        n_empty_mels=len(empty),
         path=store.folder,
-        notices=(f"{len(empty)} of {front_end.n_mels} mel bins carry nothing (no FFT bin inside): {empty}",)
-        * bool(empty),
+        notices=(*_say_empty(front_end), *_say_twins([dataset.clips[i] for i in used.tolist()], digests)),
     )
+
+
+def _say_empty(front_end: FrontEnd) -> Iterator[str]:
+    """The notice of mel bins without an FFT bin, where there are any."""
+    if empty := empty_mels(front_end):
+        yield f"{len(empty)} of {front_end.n_mels} mel bins carry nothing (no FFT bin inside): {empty}"
+
+
+def _say_twins(clips: Sequence[Clip], digests: Sequence[str]) -> Iterator[str]:
+    """The notice of recordings that are the same to the bit in two splits, where there are any."""
+    heard: dict[str, Clip] = {}
+    twins: dict[str, str] = {}
+    for clip, digest in zip(clips, digests, strict=True):
+        other = heard.setdefault(digest, clip)
+        if other.split != clip.split:
+            twins.setdefault(digest, f"{other.filename} ({other.split}) = {clip.filename} ({clip.split})")
+    if twins:
+        yield (
+            f"{len(twins):,} recordings stand in two splits under different names ({first(list(twins.values()))}): some are "
+            f"learned and scored as well, and accuracy looks better than it is; leave one of each out (--subset FILE.csv "
+            f"names those to keep)"
+        )
 
 
 def _used(dataset: Dataset) -> NDArray[np.int64]:
@@ -424,23 +425,30 @@ class _Store:
             return np.empty(0, self.record)
         return np.asarray(np.memmap(self._journal_path, self.record, mode="r", shape=(n,)))
 
-    def rows_of(self, keys: Sequence[bytes], records: NDArray[np.void]) -> NDArray[np.int64]:
-        """The row of every key, -1 where there is none."""
+    def look_up(
+        self, keys: Sequence[bytes], known: NDArray[np.int64] | None = None, n_known: int = 0
+    ) -> tuple[NDArray[np.int64], int]:
+        """The row of every key, -1 where there is none, and the number of records that need no second look.
+
+        These two, given to the next call, spare it all but the records behind: in a large journal checking them takes time.
+        """
+        records = self.records()
+        if known is None or len(records) < n_known:
+            known, n_known = np.full(len(keys), -1), 0
+        records = records[n_known:]
         data, step = records.view(np.uint8).data, self.record.itemsize
         starts = range(0, len(data), step)
         crcs = np.fromiter((zlib.crc32(data[start : start + step - _CRC_BYTES]) for start in starts), np.uint32)
+        whole_R = crcs == records["crc"]
         stored = records["key"].tobytes()
-        whole = np.flatnonzero(crcs == records["crc"]).tolist()
-        row_of = {stored[_KEY_BYTES * row : _KEY_BYTES * (row + 1)]: row for row in whole}
-        return np.fromiter((row_of.get(key, -1) for key in keys), np.int64, len(keys))
+        row_of = {stored[_KEY_BYTES * i : _KEY_BYTES * (i + 1)]: n_known + i for i in np.flatnonzero(whole_R).tolist()}
+        rows = np.fromiter((row_of.get(key, row) for key, row in zip(keys, known.tolist(), strict=True)), np.int64)
+        # One that is not whole may be one that another process is just writing.
+        return rows, n_known + (len(records) if whole_R.all() else int(whole_R.argmin()))
 
     def logmels(self, n: int) -> NDArray[np.float16]:
         """The first `n` rows (R, T, F), mapped from the disk."""
         return np.asarray(np.memmap(self._rows_path, np.float16, mode="r", shape=(n, *self.size)))
-
-    def need(self, clips: int) -> DiskNeed:
-        """The room that so many more rows take."""
-        return DiskNeed(clips, clips * (self.row_bytes + self.record.itemsize), self.size, self.folder.parent)
 
     def row(self, key: bytes, digest: str, logmel_TF: Tensor) -> _Row:
         """A clip (float16) as it is to lie in the store."""
@@ -453,12 +461,17 @@ class _Store:
         return _Row(logmel_TF.numpy().tobytes(), record.tobytes())
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Alone in appending, among all processes. Waits for the one that is."""
+    def locked(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Alone in appending, among all processes. Waits for the one that is, and says so."""
+        lock = FileLock(self.folder / "lock")
         with ExitStack() as stack:
             with self._disk_errors():
                 self.folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(FileLock(self.folder / "lock"))
+                try:
+                    stack.enter_context(lock.acquire(blocking=False))
+                except Timeout:
+                    say("waiting for another process that writes the same log-mels")
+                    stack.enter_context(lock)
             yield
 
     @contextmanager
@@ -538,17 +551,21 @@ def _compute(
     keys: Sequence[bytes],
     workers: int,
     progress: Callable[[int, int], None] | None,
+    say: Callable[[str], None],
 ) -> None:
     """Append the rows of these clips, which have none. Only under the store's lock."""
-    need = store.need(len(clips))
-    free = shutil.disk_usage(store.folder).free
-    if need.bytes > free:
+    place, size = store.folder.parent, store.size
+    need = len(clips) * (store.row_bytes + store.record.itemsize)
+    free = shutil.disk_usage(place).free
+    if need > free:
         raise UserError(
-            f"the features need {_amount(need.bytes)} in {str(need.folder)!r}, where {_amount(free)} are free: "
-            f"make room, or name another folder in the environment variable DSSDN_CACHE"
+            f"the features need {_amount(need)} in {str(place)!r}, where {_amount(free)} are free: make room, or name "
+            f"another folder in the environment variable DSSDN_CACHE"
         )
+    say(f"log-mels of {len(clips):,} clips at {size[0]}x{size[1]}: {_amount(need)} in {place}")
 
-    def extract(clip: Clip, key: bytes) -> _Row | BadAudio:
+    def extract(item: tuple[Clip, bytes]) -> _Row | BadAudio:
+        clip, key = item
         try:
             sound = dataset.load(clip)
         except BadAudio as problem:
@@ -558,8 +575,8 @@ def _compute(
 
     _window_and_bands(store.front_end)  # once, before there are threads
     problems: list[BadAudio] = []
-    with store.appending() as append, closing(_in_order(extract, zip(clips, keys, strict=True), workers)) as results:
-        for done, result in enumerate(results, start=1):
+    with store.appending() as append, closing(in_order(extract, zip(clips, keys, strict=True), workers)) as results:
+        for done, (_, result) in enumerate(results, start=1):
             if isinstance(result, BadAudio):
                 problems.append(result)
             else:
@@ -570,28 +587,28 @@ def _compute(
         raise bad_audio(problems, sum(clip.split != "unused" for clip in dataset.clips))
 
 
-def _in_order(
-    extract: Callable[[Clip, bytes], _Row | BadAudio], items: Iterator[tuple[Clip, bytes]], workers: int
-) -> Generator[_Row | BadAudio]:
-    """What `extract` makes of every item, in their order.
+def in_order(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int
+) -> Generator[tuple[_Item, _Result]]:
+    """Every item with what `function` makes of it, in their order, from threads that are a bounded number of items ahead.
 
     Threads, because decoding, FFT and matrix product all leave the interpreter: no start-up, no copies. Each computes
-    with one torch thread. A bounded number of results waits to be taken.
+    with one torch thread. To be closed where it is not read to its end (`contextlib.closing`).
     """
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    n_threads, items = torch.get_num_threads(), iter(items)
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            waiting: deque[Future[_Row | BadAudio]] = deque()
+            waiting: deque[tuple[_Item, Future[_Result]]] = deque()
             try:
-                waiting.extend(pool.submit(extract, *item) for item in itertools.islice(items, 4 * workers))
+                waiting.extend((item, pool.submit(function, item)) for item in itertools.islice(items, 4 * workers))
                 while waiting:
-                    yield waiting.popleft().result()
-                    waiting.extend(pool.submit(extract, *item) for item in itertools.islice(items, 1))
+                    item, future = waiting.popleft()
+                    yield item, future.result()
+                    waiting.extend((item, pool.submit(function, item)) for item in itertools.islice(items, 1))
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
     finally:
-        torch.set_num_threads(n_threads)
+        torch.set_num_threads(n_threads)  # some of what a thread of the pool sets is the process's
 
 
 def _hex(digests: NDArray[np.void]) -> list[str]:

@@ -173,10 +173,11 @@ def spectrum_corrections(split: Split, std_F: Tensor) -> Corrections | None:
     """The mean difference between other recorders' log-mels and the commonest one's, over pairs of one segment where the file names tell
     them (`<segment>-<recorder>.wav`, as TAU's do), else between the means over all clips. In units of `std_F`.
 
-    Means of logarithms, so that loud clips do not decide alone. Source: DSSDN, section 3.2, after Hu et al., 2020 (spectrum correction).
+    Means of logarithms, so that loud clips do not decide alone. Clips that name no recorder count for none. Source: DSSDN, section 3.2, after Hu et al., 2020 (spectrum correction).
     """
     recorders = np.array([clip.recorder for clip in split.clips])
-    names, counts = np.unique(recorders, return_counts=True)
+    named = recorders != ""
+    names, counts = np.unique(recorders[named], return_counts=True)
     if len(names) < 2:
         return None
     reference = names[counts.argmax()]
@@ -189,12 +190,12 @@ def spectrum_corrections(split: Split, std_F: Tensor) -> Corrections | None:
         for of in takes.values()
         if reference in of
         for name, row in of.items()
-        if name != reference
+        if name not in ("", reference)
     ]
     first, second = (
         zip(*pairs, strict=True)
         if pairs
-        else (np.flatnonzero(recorders == reference), np.flatnonzero(recorders != reference))
+        else (np.flatnonzero(recorders == reference), np.flatnonzero(named & (recorders != reference)))
     )
     offset_F = _mean(split, torch.tensor(second)) - _mean(split, torch.tensor(first))
     return Corrections((offset_F / std_F).float(), torch.from_numpy(recorders == reference))

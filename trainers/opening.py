@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,34 +11,51 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from trainers.clips import DEFAULT_FOLD
 from trainers.datasets import Dataset, open_dataset
-from trainers.features import Features, describe, disk_need, prepare
+from trainers.features import Features, describe, prepare
 
-# Assumed: less than this is not worth a line.
-_WORTH_SAYING_BYTES = 200_000_000
+# Assumed: often enough to see that something happens, in a file as well.
+LINE_EVERY_S = 30.0
 
 
 def open_data(
     console: Console, source: str | None, subset: str | None = None, fold: int = DEFAULT_FOLD
 ) -> tuple[Dataset, Features]:
     """The data set that a person names, and its log-mels. Raises what `open_dataset` and `prepare` raise."""
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
     with progress_bar(console, "headers") as report:
         dataset = open_dataset(source, subset=subset, fold=fold, progress=report)
     for notice in dataset.notices:
-        console.print(notice, markup=False, soft_wrap=True)
-    need = disk_need(dataset)
-    if need.bytes >= _WORTH_SAYING_BYTES:
-        console.print(str(need), markup=False, soft_wrap=True)
+        say(notice)
     with progress_bar(console, "log-mels") as report:
-        features = prepare(dataset, progress=report)
+        features = prepare(dataset, progress=report, say=say)
     for notice in (describe(features.front_end, dataset.duration_s), *features.notices):
-        console.print(notice, markup=False, soft_wrap=True)
+        say(notice)
     return dataset, features
 
 
 @contextmanager
 def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A function of (done, total) that moves a bar; nothing is shown before it is called, or where there is no terminal."""
+    """A function of (done, total) that moves a bar, or, where there is no terminal, prints a line every half minute.
+
+    Nothing is shown before it is called.
+    """
+    with bars(console) as shown:
+        bar, last = shown.add_task(what, total=None, visible=False), time.monotonic()
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            shown.update(bar, completed=done, total=total, visible=True)
+            if not console.is_terminal and time.monotonic() - last >= LINE_EVERY_S:
+                last = time.monotonic()
+                console.print(f"{what}: {done:,} of {total:,}", markup=False, soft_wrap=True)
+
+        yield report
+
+
+def bars(console: Console) -> Progress:
+    """Bars that go away when they are done; nothing where there is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task(what, total=None, visible=False)
-        yield lambda done, total: bars.update(bar, completed=done, total=total, visible=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

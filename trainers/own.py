@@ -74,7 +74,7 @@ def recognises(folder: Path) -> bool:
     inside = _class_folders(folder)
     if any((path / esc.LIST).is_file() or tau.recognises(path) or _lists(path) for path in inside):
         return False
-    return any(path.name.lower() != "audio" and next(_recordings(path), None) for path in inside)
+    return any(path.name.lower() != "audio" and next(audio_files(path), None) for path in inside)
 
 
 def read(path: Path, subset: str | None, fold: int) -> Listing:
@@ -135,7 +135,8 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _recordings(folder: Path) -> Iterator[Path]:
+def audio_files(folder: Path) -> Iterator[Path]:
+    """Every file below the folder that has a recording's ending, without hidden ones. Raises: OSError where it cannot be read."""
     return (path for path in _files(folder) if path.suffix.lower() in SUFFIXES)
 
 

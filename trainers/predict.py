@@ -20,21 +20,19 @@ Legend of array suffixes: B batch, C channels, N samples, T frames, F mel bins, 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import itertools
 import json
 import math
+import os
 import shlex
 import sys
 import tempfile
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -46,15 +44,26 @@ from rich.table import Table
 from torch.nn.functional import adaptive_avg_pool2d
 
 from search_space.errors import UserError, open_console, run_command
-from trainers import esc, tau
-from trainers.audio import MISSING, NOT_FINITE, SUFFIXES, TRUNCATED, BadAudio, read_sound, scan, why_missing
-from trainers.clips import first
+from trainers import esc, own, tau
+from trainers.audio import (
+    MISSING,
+    NO_RIGHTS,
+    NOT_FINITE,
+    SUFFIXES,
+    TRUNCATED,
+    BadAudio,
+    by_fault,
+    read_sound,
+    scan,
+    why_missing,
+)
+from trainers.clips import first, write_rows
 from trainers.datasets import read_listing
-from trainers.features import FrontEnd, fitted_logmel
+from trainers.features import FrontEnd, fitted_logmel, in_order
 from trainers.loop import resolve_device
 from trainers.opening import progress_bar
 from trainers.recorded import load_model
-from trainers.runs import Run, available_cores, write_atomic
+from trainers.runs import Run, available_cores
 
 # Source: the fields and labels of DCASE's validators (2020 to 2024).
 DCASE_SCENES = (
@@ -73,13 +82,10 @@ DCASE_SCENES = (
 LONG = 1.5
 _BATCH = 32  # as in `trainers.loop.predict`
 _WINDOWS_AT_ONCE = 4  # of one long recording, in one thread: a bound on memory, and work for every core
-# Measured: decoded from its middle, the first 2,970 samples of an MP3 are wrong (`soundfile`, 44.1 kHz): its frames of 1,152
-# samples lean on those before. Source: ISO 11172-3, main_data_begin: on no more than 511 bytes, five frames at 32 kbit/s.
+# Measured: by hand, decoded from its middle, the first 2,970 samples of an MP3 are wrong (`soundfile`, 44.1 kHz): its frames
+# of 1,152 samples lean on those before. Source: ISO 11172-3, main_data_begin: on no more than 511 bytes, five frames at 32 kbit/s.
 _LEAD = 16 * 1152
 _ROWS = 20
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -185,7 +191,7 @@ def predict_recordings(
         return logmel_BTF.numpy()
 
     sums_nK = np.zeros((len(names), len(data["classes"])))
-    with _one_thread_each(), closing(_in_order(logmels, _pieces(windows), available_cores())) as made:
+    with closing(in_order(logmels, _pieces(windows), available_cores())) as made:
         waiting = _single(made, names, bad)
         while batch := list(itertools.islice(waiting, _BATCH)):
             logmel_BTF = torch.from_numpy(np.stack([logmel_TF for _, logmel_TF in batch])).to(target).float()
@@ -203,10 +209,12 @@ def predict_recordings(
         )
         if name not in bad
     )
+    heard_n = np.array([name not in bad for name in names])
+    lengths_s, heard_rates = scanned.lengths_s[heard_n], scanned.rates[heard_n]
     return Predicted(
         files=files,
         skipped=tuple(bad[name] for name in recordings.filenames if name in bad),
-        notices=_notices(scanned.lengths_s, scanned.rates, np.array(windows), duration_s, front_end),
+        notices=_notices(lengths_s, heard_rates, np.array(windows)[heard_n], duration_s, front_end),
     )
 
 
@@ -215,8 +223,16 @@ def find_recordings(path: Path) -> Recordings:
 
     Hidden files are no recordings: macOS leaves one beside every file that it packs.
 
-    Raises: UserError when there are none.
+    Raises: UserError when there are none, or a folder cannot be read.
     """
+    try:
+        return _find_recordings(path)
+    except OSError as error:
+        place = os.fspath(error.filename or path)
+        raise UserError(f"{place!r} cannot be read ({error.strerror}): check its rights") from error
+
+
+def _find_recordings(path: Path) -> Recordings:
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
             raise UserError(f"{str(path)!r} is no recording; known endings: {', '.join(SUFFIXES)}")
@@ -225,15 +241,18 @@ def find_recordings(path: Path) -> Recordings:
         raise UserError(
             f"no file or folder {str(path)!r} (seen from {Path.cwd()}): name a recording, or a folder of them"
         )
-    if _is_evaluation_set(path):
+    if tau.is_evaluation(path):
         listing = read_listing(path)
         names = tuple(clip.filename for clip in listing.clips)
         return Recordings(listing.audio, names, listing.title, listing.source)
-    found = [file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
-    names = tuple(sorted(file.as_posix() for file in found if not any(part.startswith(".") for part in file.parts)))
+    names = tuple(sorted(file.relative_to(path).as_posix() for file in own.audio_files(path)))
     if not names:
-        there = first(sorted(entry.name for entry in path.iterdir())) or "nothing"
-        raise UserError(f"no recordings below {str(path)!r} (endings {', '.join(SUFFIXES)}); found {there}")
+        there = sorted(entry.name for entry in path.iterdir())
+        zips = [name for name in there if name.endswith(".zip")]
+        hint = f"; {len(zips)} zip archives lie there ({first(zips, 3)}): unpack them" if zips else ""
+        raise UserError(
+            f"no recordings below {str(path)!r} (endings {', '.join(SUFFIXES)}); found {first(there) or 'nothing'}{hint}"
+        )
     labelled = tau.recognises(path) or (path / esc.LIST).is_file()
     return Recordings(path, names, f"{len(names):,} recordings below {path}", labelled=labelled)
 
@@ -243,14 +262,11 @@ def write_csv(path: Path, classes: Sequence[str], predictions: Iterable[Predicti
 
     They have nine digits, which is all that float32 holds: the largest stays the largest.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    columns = sorted(classes)
-    writer.writerow(["filename", "scene_label", *columns])
-    writer.writerows(
-        [said.filename, said.scene, *(f"{said.probabilities[scene]:.9g}" for scene in columns)] for said in predictions
+    scenes = sorted(classes)
+    rows = (
+        [said.filename, said.scene, *(f"{said.probabilities[scene]:.9g}" for scene in scenes)] for said in predictions
     )
-    write_atomic(path, lambda file: file.write(text.getvalue().encode()))
+    write_rows(path, ["filename", "scene_label", *scenes], rows)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -353,35 +369,6 @@ def _single(
             yield from ((piece.file, logmel_TF) for logmel_TF in result)
 
 
-def _in_order(
-    function: Callable[[_Item], _Result], items: Iterator[_Item], workers: int
-) -> Generator[tuple[_Item, _Result], None, None]:
-    """Every item with the function's result, in their order, from threads that are a bounded number of items ahead.
-
-    Threads, because decoding, FFT and matrix product all leave the interpreter. Each computes with one torch thread.
-    """
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting: deque[tuple[_Item, Future[_Result]]] = deque()
-        try:
-            waiting.extend((item, pool.submit(function, item)) for item in itertools.islice(items, 2 * workers))
-            while waiting:
-                item, future = waiting.popleft()
-                yield item, future.result()
-                waiting.extend((item, pool.submit(function, item)) for item in itertools.islice(items, 1))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """The number of torch threads, which threads of a pool change for the whole process, as it was afterwards."""
-    n_threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
-
-
 # ------------------------------------------------------------------------------------------------------------- checks
 
 
@@ -428,14 +415,15 @@ def _check_usable(bad: dict[str, BadAudio], recordings: Recordings, skip_bad: bo
     total = len(recordings.filenames)
     if not bad or (skip_bad and len(bad) < len(set(recordings.filenames))):
         return
-    names: dict[str, list[str]] = defaultdict(list)
-    for problem in bad.values():
-        names[problem.fault].append(problem.filename)
-    listed = "; ".join(f"{len(files):,} {fault}: {first(files)}" for fault, files in names.items())
-    if recordings.lists and MISSING in names:
-        listed += f" ({why_missing(recordings.lists, recordings.folder, len(names[MISSING]), total)})"
-    fix = "copy them again" if skip_bad else "copy them again, or predict the rest with --skip-bad"
-    raise UserError(f"{len(bad):,} of {total:,} recordings cannot be used: {listed}; {fix}")
+    faults = Counter(problem.fault for problem in bad.values())
+    cause = ""
+    if recordings.lists and MISSING in faults:
+        cause = why_missing(recordings.lists, recordings.folder, faults[MISSING], total)
+    fix = "give yourself these rights" if set(faults) == {NO_RIGHTS} else "copy them again"
+    rest = "" if skip_bad else ", or predict the rest with --skip-bad"
+    raise UserError(
+        f"{len(bad):,} of {total:,} recordings cannot be used: {by_fault(list(bad.values()), cause)}; {fix}{rest}"
+    )
 
 
 def _check_writable(path: Path, force: bool) -> None:
@@ -449,16 +437,6 @@ def _check_writable(path: Path, force: bool) -> None:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise UserError(f"--csv {str(path)!r} cannot be written ({error.strerror}); name a file elsewhere") from None
-
-
-def _is_evaluation_set(folder: Path) -> bool:
-    """Whether a folder holds DCASE's list of files without labels, and none of its lists with them."""
-    lists = {
-        path.name.removesuffix(".gz")
-        for place in (folder, folder / "evaluation_setup")
-        for path in place.glob("*.csv*")
-    }
-    return "fold1_test.csv" in lists and not lists & {"meta.csv", "fold1_train.csv", "fold1_evaluate.csv"}
 
 
 # ------------------------------------------------------------------------------------------------- what a person is told

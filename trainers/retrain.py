@@ -71,6 +71,10 @@ def retrain(
     busy = f"{run.path} is being trained by another process; wait for it or end it"
     with held(run.path.parent / f".{run.path.name}.lock", busy):
         if _finished(run, candidate, resume):
+            if tta and (run.scores or {}).get("tta", {}).get("draws") != tta:
+                raise UserError(
+                    f"{run.path} has finished without --tta {tta}, and test is scored once; choose another --seed"
+                )
             console.print(f"{run.path} has finished already; these are its scores")
             return run
         dataset, features = _same_data(candidate.config["data"], console)

@@ -1,0 +1,51 @@
+"""Opening data: what a person is told while it takes long, on a terminal and off one."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from trainers.opening import open_data, progress_bar
+
+
+def written(terminal: bool) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=100)
+
+
+def text_of(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+class TestProgress:
+    def test_off_a_terminal_it_prints_lines_from_time_to_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        console = written(terminal=False)
+        with progress_bar(console, "log-mels") as report:
+            report(1, 2000)
+            assert text_of(console) == ""  # not half a minute yet
+            monkeypatch.setattr("trainers.opening.LINE_EVERY_S", 0.0)
+            report(1000, 2000)
+        assert text_of(console).split("\n") == ["log-mels: 1,000 of 2,000", ""]
+
+    def test_on_a_terminal_it_is_a_bar_that_goes_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("trainers.opening.LINE_EVERY_S", 0.0)
+        console = written(terminal=True)
+        with progress_bar(console, "log-mels") as report:
+            report(1000, 2000)
+        assert "1000/2000" in text_of(console)
+        assert "1,000 of 2,000" not in text_of(console)
+
+
+def test_the_room_on_the_disk_is_said_once(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSSDN_CACHE", str(tmp_path))
+    first, second = written(terminal=False), written(terminal=False)
+    dataset, features = open_data(first, str(tiny_folder))
+    assert f"log-mels of 45 clips at 44x256: 2 MB in {tmp_path / 'features'}\n" in text_of(first)
+    assert all(notice in text_of(first) for notice in dataset.notices)
+    again = open_data(second, str(tiny_folder))[1]
+    assert again.digest == features.digest
+    assert "log-mels of" not in text_of(second)
+    assert "log-mels 44x256" in text_of(second)
