@@ -18,7 +18,7 @@ from search_space.blocks import Cross
 from search_space.errors import UserError
 from search_space.presets import PRESETS
 from trainers.augment import Moment, augment, spec_augment
-from trainers.config import Recipe, short
+from trainers.config import Recipe, paper, short
 from trainers.datasets import Clip
 from trainers.inputs import Inputs, Split
 from trainers.loop import Diverged, Epoch, bfloat16_pays, predict, resolve_device, schedule, seeded_model, train
@@ -341,3 +341,36 @@ def test_biases_and_norms_do_not_decay(inputs: Inputs) -> None:
 def test_devices_that_are_not_there_are_refused(name: str) -> None:
     with pytest.raises(UserError, match="--device"):
         resolve_device(name)
+
+
+class TestOrthonormality:
+    """The term that asks OSC's layers for orthonormal rows, in one step of gradient descent on all clips."""
+
+    NETWORK = "dssdn_c8-12-16_r0.5_osc.m4-sc.d2_h16"  # dilation keeps the arithmetic in float32 on a CPU
+    RECIPE = dataclasses.replace(PLAIN, optimizer="sgd", lr=1.0, weight_decay=0.0, schedule="cosine", batch_size=70)
+
+    def _stepped(self, inputs: Inputs, orthonormal: float) -> dict[str, torch.Tensor]:
+        recipe = dataclasses.replace(self.RECIPE, orthonormal=orthonormal)
+        return dict(train(self.NETWORK, inputs, recipe, 70, 0, CPU).named_parameters())
+
+    def test_a_step_descends_cross_entropy_and_a_tenth_of_the_norms(self, inputs: Inputs) -> None:
+        model, data = seeded_model(self.NETWORK, 3, 0, 12).train(), inputs.splits["train"]
+        logmel_BTF = inputs.normalise(data.batch(torch.arange(70), CPU))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_pays(CPU, model)):
+            logits_BK = model(logmel_BTF.unsqueeze(1).contiguous(memory_format=torch.channels_last))
+        entropy = cross_entropy(logits_BK.float(), data.labels_N, label_smoothing=self.RECIPE.label_smoothing)
+        weights = [p.flatten(1) for name, p in model.named_parameters() if "squeeze" in name]
+        norms = sum((w @ w.T - torch.eye(4)).square().sum().sqrt() for w in weights)
+        assert len(weights) == 3
+        (entropy + 0.1 * norms).backward()
+        half_way = self.RECIPE.lr * schedule(self.RECIPE, 0.5)
+        stepped, without = self._stepped(inputs, 0.1), self._stepped(inputs, 0.0)
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None
+            step = half_way * parameter.grad
+            error = (stepped[name] - (parameter - step)).norm()
+            assert error < 0.01 * step.norm() + 1e-6, name
+            assert torch.equal(stepped[name], without[name]) == ("squeeze" not in name), name
+
+    def test_the_papers_recipe_weighs_it_with_a_tenth(self) -> None:
+        assert paper().orthonormal == 0.1
