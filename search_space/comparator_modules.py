@@ -267,11 +267,11 @@ class Inception(nn.Module):
 
 
 class InceptionV1(nn.Module):
-    """GoogLeNet without batch norm, and with the two auxiliary classifiers that help its training.
+    """GoogLeNet without batch norm, and with its two auxiliary classifiers, which are counted and not trained.
 
-    `forward` gives the logits of the main classifier alone, in training and in evaluation: what a common loop needs. A loop that
-    wants the auxiliary ones calls `every_head` and adds 0.3 times the loss of each, as the paper does; they hold 8.5 of the
-    14.5 M params and cost nothing at inference.
+    They hold 8.5 of the 14.5 M params, which are the published ones. Their paper adds 0.3 times the loss of each in training; here
+    `forward` gives the logits of the main classifier alone, in training too, as one loop for all networks needs: the auxiliary
+    ones get no gradient, keep their initial weights and cost nothing.
 
     Needs 32 frames x 32 mels.
 
@@ -325,14 +325,6 @@ class InceptionV1(nn.Module):
     def forward(self, logmel_BCTF: Tensor) -> Tensor:
         check_input(self, logmel_BCTF, 1, self.least)
         return self.head(channel_means(self.late(self.middle(self.early(logmel_BCTF)))))
-
-    def every_head(self, logmel_BCTF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The logits of the main and of the two auxiliary classifiers, (B, K) each, for a loss with deep supervision."""
-        check_input(self, logmel_BCTF, 1, self.least)
-        early_BCTF = self.early(logmel_BCTF)
-        middle_BCTF = self.middle(early_BCTF)
-        logits_BK = self.head(channel_means(self.late(middle_BCTF)))
-        return logits_BK, self.after_early(early_BCTF), self.after_middle(middle_BCTF)
 
 
 class SeparableBlock(nn.Module):

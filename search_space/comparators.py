@@ -47,7 +47,6 @@ class Comparator:
     """
 
     name: str
-    title: str
     source: str
     published: Published
     home: str
@@ -77,7 +76,6 @@ _BATCH_NORM = (
 _PAPER = (
     Comparator(
         name="resnet34",
-        title="ResNet, 34 layers",
         source="arXiv 1512.03385, Table 1",
         published=Published(21_300_000, 7_990_000_000, 60.30),
         home="comparator_modules:ResNet34",
@@ -85,7 +83,6 @@ _PAPER = (
     ),
     Comparator(
         name="mobilenet-v1",
-        title="MobileNet V1",
         source="arXiv 1704.04861, Table 1",
         published=Published(3_250_000, 1_290_000_000, 55.76),
         home="comparator_modules:MobileNetV1",
@@ -93,7 +90,6 @@ _PAPER = (
     ),
     Comparator(
         name="mobilenet-v2",
-        title="MobileNet V2",
         source="arXiv 1801.04381, Table 2",
         published=Published(2_270_000, 710_000_000, 57.48),
         home="comparator_modules:MobileNetV2",
@@ -101,7 +97,6 @@ _PAPER = (
     ),
     Comparator(
         name="mobilenet-v3",
-        title="MobileNet V3 Small",
         source="arXiv 1905.02244, Table 2",
         published=Published(1_700_000, 140_000_000, 55.83),
         home="comparator_modules:MobileNetV3Small",
@@ -109,16 +104,14 @@ _PAPER = (
     ),
     Comparator(
         name="inception-v1",
-        title="Inception V1",
         source="arXiv 1409.4842, Table 1",
         published=Published(14_520_000, 3_300_000_000, 48.89),
         home="comparator_modules:InceptionV1",
-        note="8.54 M of the params are the two auxiliary classifiers of training; 5.98 M are left at inference",
+        note="8.54 M of the params are the two auxiliary classifiers, counted as printed and here not trained; 5.98 M work",
     ),
 )
 _SP4ASC = Comparator(
     name="sp4asc",
-    title="SP4ASC",
     source="Puy, Jain, Bursuc, DCASE 2021 Task 1A technical report; github.com/valeoai/SP4ASC",
     published=Published(62_474, 454_000_000, 66.7),
     home="comparator_modules:Sp4asc",
@@ -131,7 +124,6 @@ _SP4ASC = Comparator(
 def _dsmn(number: str, published: Published, note: str | None = None, **options: Any) -> Comparator:
     return Comparator(
         name=f"dsmn-{number}",
-        title=f"DSMN {number}",
         source="Wang, Wu, Li, DCASE 2023 Task 1 technical report; github.com/Wangkkklll/DSMN_dcase2023",
         published=published,
         home="dsmn:Dsmn",

@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING, NamedTuple
 
 from search_space.errors import UserError, unknown
@@ -112,11 +113,29 @@ def convolution(name: str, kind: str, shape: tuple[int, int, int], weights: int,
     return LayerCost(name, kind, shape, weights + biases, weights * shape[1] * shape[2])
 
 
-def count(architecture: Architecture, input: tuple[int, int], n_classes: int = 10) -> Cost:
-    """What a network costs for one clip of `input` = (frames, mels), from its spec alone.
+def check_sizes(n_classes: object, mels: object, frames: object = 1) -> None:
+    """Raises `UserError` unless there can be a classifier of so many outputs that reads so many mels and frames."""
+    if not _is_whole(n_classes, least=2):
+        raise UserError(f"a classifier has at least 2 classes, a whole number; got {n_classes!r}; try 10")
+    for what, size in (("frames", frames), ("mels", mels)):
+        if not _is_whole(size, least=1):
+            raise UserError(f"a log-mel has at least 1 of its {what}, a whole number; got {size!r}; try 256")
 
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def count(network: str | Architecture, input: tuple[int, int], n_classes: int = 10) -> Cost:
+    """What a network costs for one clip of `input` = (frames, mels): of an architecture from its spec alone, of a name `count_network`.
+
+    Raises `UserError` when the text names no network, and on sizes that cannot be.
     Source: structure as in `search_space.blocks` and `search_space.model`; conventions at the top of this file.
     """
+    if isinstance(network, str):
+        return count_network(network, input, n_classes)
+    architecture = network
+    check_sizes(n_classes, input[1], input[0])
     layers = tuple(_network(architecture, input, n_classes))
     macs = sum(row.macs for row in layers)
     by = {"conv+linear": macs, "fvcore": sum(map(_fvcore, layers)), "dcase": sum(map(_dcase, layers))}
@@ -125,9 +144,11 @@ def count(architecture: Architecture, input: tuple[int, int], n_classes: int = 1
 
 
 def count_network(network: str | Architecture, input: tuple[int, int], n_classes: int = 10) -> Cost:
-    """What a network costs by whatever names it: from its spec alone for the family, from a trace on torch's meta device for a comparator.
+    """What a network costs by whatever names it: from its spec alone for the family, from a trace for a comparator.
 
-    A network of two channels is counted with both. Raises `UserError` when the text names no network.
+    A comparator is built and run on torch's meta device: no weight is drawn and nothing is computed. A network of two channels
+    is counted with both. Raises `UserError` when the text names no network, on sizes that cannot be, and on an input smaller
+    than a comparator takes.
     """
     from search_space.comparators import COMPARATORS
     from search_space.presets import check_network, resolve
@@ -135,8 +156,13 @@ def count_network(network: str | Architecture, input: tuple[int, int], n_classes
     if isinstance(network, str):
         check_network(network)
         if network in COMPARATORS:
+            import torch
+
+            check_sizes(n_classes, input[1], input[0])
             comparator = COMPARATORS[network]
-            return count_module(comparator.build(n_classes, input[1]), (comparator.channels_in, *input))
+            with torch.device("meta"):
+                model = comparator.build(n_classes, input[1])
+            return count_module(model, (comparator.channels_in, *input))
     return count(resolve(network), input, n_classes)
 
 
@@ -355,29 +381,3 @@ def parse_input(text: str) -> tuple[int, int]:
     if match is None:
         raise UserError(f"an input is frames x mels, two whole numbers of at least 1; got {text!r}; write e.g. 431x256")
     return int(match[1]), int(match[2])
-
-
-def fvcore_count(model: nn.Module, input: tuple[int, int], convention: str = "conv+linear") -> int:
-    """MACs of a built model for one clip of `input` = (frames, mels), counted by fvcore on its trace: the cross-check.
-
-    With `conv+linear` only the operations of that convention are counted, with `fvcore` all that fvcore counts (it calls
-    MACs flops). The model's mode is left as it was; evaluation mode is used for the count.
-
-    Raises `UserError` when fvcore does not count in that convention.
-    """
-    import torch
-    from fvcore.nn import FlopCountAnalysis, jit_handles
-
-    if convention not in CONVENTIONS[:2]:
-        raise unknown("convention of fvcore's", convention, CONVENTIONS[:2])
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    analysis = FlopCountAnalysis(model, torch.zeros(1, 1, *input, device=device))
-    if convention == "conv+linear":
-        analysis.clear_op_handles()
-        analysis.set_op_handle("aten::_convolution", jit_handles.conv_flop_jit)
-        analysis.set_op_handle("aten::linear", jit_handles.linear_flop_jit)
-        analysis.set_op_handle("aten::addmm", jit_handles.addmm_flop_jit)
-    macs = int(analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total())
-    model.train(was_training)
-    return macs

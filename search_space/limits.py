@@ -44,8 +44,3 @@ def usage(cost: Cost, limits: Limits) -> dict[str, float]:
         "param_bytes": cost.param_bytes(limits.dtype) / limits.param_bytes,
         "macs": cost.macs_by[limits.convention] / limits.macs,
     }
-
-
-def within(cost: Cost, limits: Limits) -> bool:
-    """Whether a network keeps every limit."""
-    return max(usage(cost, limits).values()) <= 1

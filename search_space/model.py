@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from search_space.architecture import Architecture
 from search_space.blocks import DistillationBlock, PlainBlock, channel_means, named
+from search_space.comparator_modules import check_input
 from search_space.comparators import COMPARATORS
+from search_space.complexity import check_sizes
 from search_space.presets import check_network, resolve
 
 
@@ -63,6 +65,7 @@ class Dssdn(nn.Module):
                 parameter.data = packed
 
     def forward(self, logmel_BCTF: Tensor) -> Tensor:
+        check_input(self, logmel_BCTF, channels=1, least=1)
         x_BCTF = self.stem(logmel_BCTF)
         taps = []
         for number, block in enumerate(self.blocks, start=1):
@@ -78,8 +81,9 @@ def build_model(network: str | Architecture, n_classes: int = 10, n_mels: int = 
 
     `n_mels` is the F it will read, which SP4ASC alone must know. A network of two channels gets the log-mel and its deltas.
 
-    Raises `UserError` when the text names no network.
+    Raises `UserError` when the text names no network, and on numbers of classes or mels that cannot be.
     """
+    check_sizes(n_classes, n_mels)
     if isinstance(network, str) and network in COMPARATORS:
         comparator = COMPARATORS[network]
         model = comparator.build(n_classes, n_mels)
@@ -95,4 +99,5 @@ class TwoChannels(nn.Module):
     def forward(self, logmel_BCTF: Tensor) -> Tensor:
         from search_space.dsmn import two_channels
 
+        check_input(self, logmel_BCTF, channels=1, least=1)
         return two_channels(logmel_BCTF[:, 0])

@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from search_space.comparators import COMPARATORS, Comparator, Published
-from search_space.complexity import Cost, count, count_module, parse_input
+from search_space.comparators import COMPARATORS, Published
+from search_space.complexity import count_network, parse_input
 from search_space.errors import UserError, open_console, run_command, unknown
 from search_space.presets import NETWORKS
 
@@ -27,11 +26,13 @@ RESULTS = Path(__file__).with_name("results.json")
 
 TABLE_1, TABLE_2, OTHERS = "Table 1", "Table 2", "Others"
 
+_WIDTHS = "the paper prints no widths: one set of them for all its networks comes this near"
+
 DSSDN: dict[str, tuple[Published, str | None]] = {
     "dssdn-large": (Published(110_000, 660_000_000, 66.20), None),
-    "dssdn-middle": (Published(110_000, 610_000_000, 65.63), None),
-    "dssdn-small": (Published(80_000, 560_000_000, 65.26), "0.078 M in the paper's text"),
-    "dl-o": (Published(380_000, 2_450_000_000, 55.63), None),
+    "dssdn-middle": (Published(110_000, 610_000_000, 65.63), _WIDTHS),
+    "dssdn-small": (Published(80_000, 560_000_000, 65.26), f"{_WIDTHS}; 0.078 M params in its text"),
+    "dl-o": (Published(380_000, 2_450_000_000, 55.63), _WIDTHS),
     "dl-b": (
         Published(150_000, 14_120_000_000, 40.90),
         "takes away the distillation block and the down-sampling at once, as the printed MACs tell",
@@ -52,10 +53,12 @@ _ROWS = (
 
 
 class Setting(NamedTuple):
-    """What two accuracies must share to be compared: data set and its digest, recipe, input (frames x mels)."""
+    """What two accuracies must share to be compared: data set, its digest, test fold and sample rate, recipe, input (frames x mels)."""
 
     dataset: str
     data_digest: str
+    fold: int
+    sample_rate: int
     recipe: str
     input: str
 
@@ -64,6 +67,9 @@ class Setting(NamedTuple):
 class Result:
     """One network trained by this project: accuracies in per cent over the seeds, cost at `input` (frames x mels).
 
+    `data_digest` names the sound and its splits; `fold` (the test fold; data of one split alone say 5, as `--fold` does) and `sample_rate` (Hz, as
+    read) say of it what a reader asks first.
+
     `accuracy_std` is the standard deviation over the seeds, None for one seed. `command` is what makes the result again,
     `date` in ISO 8601. Raises `UserError` for a value that cannot be.
     """
@@ -71,6 +77,8 @@ class Result:
     network: str
     dataset: str
     data_digest: str
+    fold: int
+    sample_rate: int
     recipe: str
     input: str
     seeds: tuple[int, ...]
@@ -99,7 +107,7 @@ class Result:
             lambda value: value is None if len(self.seeds) == 1 else _is_number(value) and 0 <= value <= 100,
             "per cent, from 0 to 100; null for one seed and only then",
         )
-        for name in ("params", "macs"):
+        for name in ("fold", "sample_rate", "params", "macs"):
             self._check(name, lambda value: _is_whole(value) and value > 0, "a whole number above 0")
         self._check("date", _is_date, "a date in ISO 8601 such as 2025-01-31T12:00:00+00:00")
 
@@ -122,7 +130,7 @@ class Result:
 
     @property
     def setting(self) -> Setting:
-        return Setting(self.dataset, self.data_digest, self.recipe, self.input)
+        return Setting(self.dataset, self.data_digest, self.fold, self.sample_rate, self.recipe, self.input)
 
 
 def _is_text(value: object) -> bool:
@@ -169,16 +177,18 @@ def read_results(path: Path = RESULTS) -> list[Result]:
             raise UserError(f"{path.name}, result {number}: {error}") from None
     counts = Counter(map(_place, results))
     if double := [place for place, times in counts.items() if times > 1]:
-        raise UserError(f"{path.name} has one result of a network in a setting; two of {double[0]}; remove one")
+        raise UserError(
+            f"{path.name} has one result of a network in a setting; two of {double[0][0]!r} in {tuple(double[0][1])}; remove one"
+        )
     return results
 
 
-def _place(result: Result) -> tuple[str, str, str, str]:
-    return result.network, result.dataset, result.recipe, result.input
+def _place(result: Result) -> tuple[str, Setting]:
+    return result.network, result.setting
 
 
 def record_result(path: Path, entry: Mapping[str, Any]) -> None:
-    """Put one result into a file, in place of the one of the same network, data set, recipe and input if there is one.
+    """Put one result into a file, in place of the one of the same network and setting if there is one.
 
     The file is replaced as a whole, so that a reader and a crash find it old or new. Two writers at once are one too many: the
     later one wins. Raises `UserError` for an entry or a file that is not what `Result` says, and leaves the file alone.
@@ -240,12 +250,13 @@ def _row(table: str, name: str, result: Result | None) -> dict[str, Any]:
     if name in NETWORKS:
         published, note = DSSDN[name]
         input, convention = (431, 256), "conv+linear"
-        cost = count(NETWORKS[name], input, 10)
+        n_outputs = 10
     else:
         comparator = COMPARATORS[name]
         published, note = comparator.published, comparator.note
         input, convention = comparator.input, comparator.convention
-        cost = count_comparator(comparator)
+        n_outputs = comparator.outputs
+    cost = count_network(name, input, n_outputs)
     macs = cost.macs_by[convention]
     return {
         "table": table,
@@ -269,26 +280,21 @@ def _row(table: str, name: str, result: Result | None) -> dict[str, Any]:
     }
 
 
-@cache
-def count_comparator(comparator: Comparator) -> Cost:
-    """What a comparator costs at the input and the number of outputs it was published with; nothing is computed."""
-    import torch
-
-    with torch.device("meta"):
-        model = comparator.build(comparator.outputs, comparator.input[1])
-    return count_module(model, (comparator.channels_in, *comparator.input))
-
-
 def main(argv: list[str] | None = None) -> int:
     """The command: tables for people, or with `--json` one JSON document on stdout."""
     parser = argparse.ArgumentParser(prog="python -m search_space.tables", description=__doc__)
     parser.add_argument(
         "--dataset", metavar="NAME", help="show our accuracies on this data set (default: the one with most)"
     )
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE", help="recorded accuracies (default: the project's)")  # fmt: skip
+    parser.add_argument("--results", type=Path, metavar="FILE", help="recorded accuracies (default: the project's)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args(argv)
-    results = read_results(arguments.results)
+    if arguments.results is not None and not arguments.results.is_file():
+        what = "is a folder" if arguments.results.is_dir() else "does not exist"
+        raise UserError(
+            f"--results is a JSON file of recorded accuracies; {arguments.results} {what}; leave it out for the project's own"
+        )
+    results = read_results(arguments.results or RESULTS)
     setting = choose_setting(results, arguments.dataset)
     rows = build_rows(results, setting)
     if arguments.json:
@@ -322,11 +328,13 @@ def _print_tables(rows: list[dict[str, Any]], results: list[Result], setting: Se
         console.print("Our accuracies: none recorded yet.")
         return
     console.print(
-        f"Our accuracies, per cent, mean and deviation over seeds: {setting.dataset}, recipe {setting.recipe}, "
-        f"input {setting.input}. Data of another name or size do not compare with the printed ones.",
+        f"Our accuracies, per cent, mean and deviation over seeds: {setting.dataset}, fold {setting.fold}, "
+        f"{setting.sample_rate:,} Hz, recipe {setting.recipe}, input {setting.input}. Data of another name or size do not compare with the printed ones.",
         markup=False,
     )
-    if others := sorted({f"{result.dataset}, {result.recipe}" for result in results if result.setting != setting}):
+    if others := sorted(
+        {f"{result.dataset}, fold {result.fold}, {result.recipe}" for result in results if result.setting != setting}
+    ):
         console.print(f"Also recorded, not shown: {'; '.join(others)} (--dataset NAME).", markup=False)
 
 

@@ -1,4 +1,4 @@
-"""The contract every comparator keeps, DSMN's networks among them, and their counts beside the published ones."""
+"""The comparators as modules, and their counts beside the published ones; the contract of all networks is in test_contract.py."""
 
 import functools
 import subprocess
@@ -7,18 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchinfo
-from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from search_space.comparators import COMPARATORS
-from search_space.complexity import count_module
+from search_space.complexity import count_module, count_network
 from search_space.errors import UserError
-from search_space.tables import count_comparator
 
-EVERY_INPUT = [(44, 64), (32, 32), (33, 47), (65, 40)]
 every_network = pytest.mark.parametrize("name", COMPARATORS)
-every_input = pytest.mark.parametrize("size", EVERY_INPUT, ids="{0[0]}x{0[1]}".format)
 
 TABLE_1 = ["resnet34", "mobilenet-v1", "mobilenet-v2", "mobilenet-v3", "inception-v1"]
 EXPLAINED = {  # deviations of more than 3 %; each network's note says why
@@ -49,54 +44,11 @@ def maps(name, size, batch):
     return torch.randn(batch, COMPARATORS[name].channels_in, *size, generator=generator)
 
 
-class TestContract:
+class TestModules:
     @every_network
-    @every_input
-    def test_eval_gives_each_clip_its_own_logits(self, name, size):
-        model, x = network(name, size[1]).eval(), maps(name, size, 3)
-        with torch.no_grad():
-            logits = model(x)
-            scale = logits.abs().max()
-            assert logits.shape == (3, 7)
-            assert (model(x[1:2]) - logits[1:2]).abs().max() < 1e-4 * scale
-            x[0] = 0
-            assert (model(x)[1:] - logits[1:]).abs().max() < 1e-4 * scale
-
-    @every_network
-    @every_input
-    def test_gradient_reaches_every_parameter(self, name, size):
-        """Also of the auxiliary heads, where there are some. A bias right before batch norm is cancelled by it."""
-        torch.manual_seed(2)
-        model = network(name, size[1]).train()
-        model.zero_grad()
-        before = {key: value.clone() for key, value in model.named_buffers()}
-        outputs = getattr(model, "every_head", model)(maps(name, size, 4))
-        sum(logits.square().sum() for logits in (outputs if isinstance(outputs, tuple) else [outputs])).backward()
-        for key, value in model.named_buffers():
-            value.copy_(before[key])
-        missing = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
-        still = [n for n, p in model.named_parameters() if n not in missing and not p.grad.any()]
-        assert (missing, [n for n in still if not n.endswith("fuse.bias")]) == ([], [])
-
-    @every_network
-    def test_what_is_too_small_is_explained(self, name):
-        model = network(name, 32).eval()
-        if model_least := getattr(model, "least", None):
-            with pytest.raises(UserError, match=rf"at least {model_least} frames x {model_least} mels; got \d+ x 8"):
-                model(maps(name, (64, 8), 1))
-        else:
-            assert model(maps(name, (1, 1), 1)).shape == (1, 7)
-
-    @every_network
-    def test_other_channels_are_explained(self, name):
-        with pytest.raises(UserError, match=r"takes maps of \d channels?, .*got \(1, 3, 32, 32\)"):
-            network(name, 32).eval()(torch.zeros(1, 3, 32, 32))
-
-    @every_network
-    def test_weights_are_contiguous_and_layouts_change_nothing(self, name):
-        """Safetensors takes contiguous tensors alone; the layout of the maps is for speed."""
+    def test_layouts_change_nothing(self, name):
+        """The layout of the maps is for speed."""
         model, x = network(name, 44).eval(), maps(name, (40, 44), 2)
-        assert all(tensor.is_contiguous() for tensor in model.state_dict().values())
         plain = COMPARATORS[name].build(7, 44).eval()
         for layer in plain.modules():
             if isinstance(layer, nn.Conv2d):
@@ -106,28 +58,12 @@ class TestContract:
             expected = plain(x)
             assert (model(x) - expected).abs().max() < 1e-4 * expected.abs().max()
 
-    @every_network
-    def test_a_seed_decides_the_weights(self, name):
-        torch.manual_seed(0)
-        again = COMPARATORS[name].build(7, 32)
-        assert all(torch.equal(a, b) for a, b in zip(again.parameters(), network(name, 32).parameters(), strict=True))
-
-    @every_network
-    def test_all_three_counters_agree_with_their_tools(self, name):
-        model = network(name, 64).eval()
-        x = maps(name, (44, 64), 1)
-        cost = count_module(model, tuple(x.shape[1:]))
-        fvcore = FlopCountAnalysis(model, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        assert cost.macs_by["fvcore"] == fvcore.total()
-        assert cost.macs_by["dcase"] == torchinfo.summary(model, input_data=x, verbose=0).total_mult_adds
-        assert cost.macs_by["conv+linear"] <= cost.macs_by["fvcore"]
-        assert cost.params == sum(parameter.numel() for parameter in model.parameters())
-
 
 class TestCounts:
     @every_network
     def test_within_three_per_cent_of_the_published_or_explained(self, name):
-        comparator, cost = COMPARATORS[name], count_comparator(COMPARATORS[name])
+        comparator = COMPARATORS[name]
+        cost = count_network(name, comparator.input, comparator.outputs)
         ours = {"params": cost.params, "macs": cost.macs_by[comparator.convention]}
         for key, published in (("params", comparator.published.params), ("macs", comparator.published.macs)):
             deviation = ours[key] / published - 1
@@ -172,10 +108,6 @@ class TestCounts:
         model = unbuilt("inception-v1")
         heads = sum(p.numel() for head in (model.after_early, model.after_middle) for p in head.parameters())
         assert (heads, count_module(model, (1, 431, 256)).params - heads) == (8_544_532, 5_977_530)
-        assert model.training is False
-        assert [tuple(logits.shape) for logits in model.every_head(torch.zeros(2, 1, 431, 256, device="meta"))] == [
-            (2, 10)
-        ] * 3
 
     def test_sp4asc_in_both_forms(self):
         """Folding drops one of batch norm's two numbers a channel and charges a bias at every position."""
@@ -217,7 +149,6 @@ class TestRegistry:
     def test_sources_and_figures_are_stated(self, name):
         comparator = COMPARATORS[name]
         assert comparator.name == name
-        assert comparator.title
         assert "arXiv" in comparator.source or "DCASE" in comparator.source
         assert None not in comparator.published
 

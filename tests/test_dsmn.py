@@ -97,7 +97,7 @@ class TestTwoChannels:
     def test_it_is_what_torchaudio_gives(self):
         torch.manual_seed(0)
         logmel = 5 + 3 * torch.randn(4, 44, 20)
-        standard = lambda x: (x - x.mean((1, 2), keepdim=True)) / x.std((1, 2), keepdim=True)  # noqa: E731
+        standard = lambda x: (x - x.mean((1, 2), keepdim=True)) / x.std((1, 2), correction=0, keepdim=True)  # noqa: E731
         first = standard(logmel)
         deltas = torchaudio.transforms.ComputeDeltas(win_length=5)(first.transpose(1, 2)).transpose(1, 2)
         torch.testing.assert_close(two_channels(logmel), torch.stack([first, standard(deltas)], dim=1))
@@ -107,7 +107,7 @@ class TestTwoChannels:
         logmel = torch.randn(3, 30, 8) * torch.tensor([1.0, 5.0, 0.1])[:, None, None] + 7
         x = two_channels(logmel)
         torch.testing.assert_close(x.mean((2, 3)), torch.zeros(3, 2), atol=1e-4, rtol=0)
-        torch.testing.assert_close(x.std((2, 3)), torch.ones(3, 2))
+        torch.testing.assert_close(x.std((2, 3), correction=0), torch.ones(3, 2))
         torch.testing.assert_close(two_channels(logmel[1:2]), x[1:2])
 
     def test_a_rising_tone_has_even_deltas(self):
@@ -117,6 +117,9 @@ class TestTwoChannels:
         torch.testing.assert_close(deltas[2:-2], deltas[2].expand(6))
         assert deltas[0] < deltas[1] < deltas[2]
         torch.testing.assert_close((deltas[2] - deltas[0]) / (deltas[2] - deltas[1]), torch.tensor(0.5 / 0.2))
+
+    def test_one_value_is_zero(self):
+        assert torch.equal(two_channels(torch.full((2, 1, 1), 3.0)), torch.zeros(2, 2, 1, 1))
 
     def test_silence_is_zero(self):
         assert not two_channels(torch.full((2, 12, 6), -23.0)).any()
