@@ -20,16 +20,22 @@
 
 Values that all blocks share are written once; parts come in the order of the table. The string holds only letters, digits
 and `._-`, so it serves as file name, test id and chart label; weights are no part of it.
+
+What makes no difference is not kept: `_high`, `_add` and `_concat` where no block is cut, `_eca3` where the channels ask for 3, `_t`
+where it names all blocks but the first. What depends on each layer's widths stays as it is written: `_sc.g5` at widths that 5
+does not divide computes what `_sc` does, two partial ratios may come to the same channels, two split ratios to the same bins.
+Equal strings are one network; two of these are two names of one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
+from search_space.complexity import eca_kernel
 from search_space.errors import UserError, unknown
 from search_space.operators import OPERATORS, Operator
 
@@ -37,8 +43,10 @@ EXAMPLE = "dssdn_c28-44-60-60-60-60_r0.5_sc_h64"
 _NOTATION = re.compile(
     r"dssdn_c(?P<widths>\d+(-\d+)*)_r(?P<ratios>[\d.]+(-[\d.]+)*)_(?P<operators>[a-z0-9.]+(-[a-z0-9.]+)*)_h(?P<head>\d+)"
     r"(?P<high>_high)?(_(?P<merge>add|concat))?(_p(?P<pools>\dx\d(-\dx\d)*))?(_t(?P<tapped>\d+(-\d+)*))?(_eca(?P<eca>\d+))?"
-    r"(?P<plain>_plain)?"
+    r"(?P<plain>_plain)?",
+    re.ASCII,
 )
+_LONGEST_NUMBER = 20  # digits, far more than any value has
 
 Half = Literal["low", "high"]
 Merge = Literal["splice", "add", "concat"]
@@ -50,7 +58,7 @@ class Block:
     """One block: its output channels, its operator with that operator's options, its frequency split and its pooling.
 
     `options` are (name, value) pairs in the order of their names; one that has its default is left out, so that equal
-    blocks are equal. `split_ratio` is the fraction of mel bins on the heavy path, 0.01 to 1; at 1 the map is not cut and
+    blocks are equal; they and `pool` may be given as lists. `split_ratio` is the fraction of mel bins on the heavy path, 0.01 to 1; at 1 the map is not cut and
     there is no light branch. `pool` is what the block divides (frames, mels) by.
 
     Raises `UserError` on an unknown operator, options that are not its own, and values out of range.
@@ -64,14 +72,18 @@ class Block:
 
     def __post_init__(self) -> None:
         _check_width("a block's output", self.out_channels)
-        if not 0.01 <= self.split_ratio <= 1:
+        if not _is_number(self.split_ratio) or not 0.01 <= self.split_ratio <= 1:
             raise UserError(
                 f"a split ratio is the fraction of mel bins on the heavy path, 0.01 to 1; got {self.split_ratio!r}; try 0.5"
             )
-        if len(self.pool) != 2 or not set(self.pool) <= {1, 2}:
+        object.__setattr__(self, "pool", _as_tuple(self.pool))
+        if not _are_whole(self.pool) or len(self.pool) != 2 or not set(self.pool) <= {1, 2}:
             raise UserError(f"a block divides frames and mels by 1 or 2 each; got {_by(self.pool)}; try 2x2")
-        if self.operator not in OPERATORS:
+        if not isinstance(self.operator, str) or self.operator not in OPERATORS:
             raise unknown("operator", self.operator, OPERATORS)
+        object.__setattr__(self, "options", tuple(map(_as_tuple, _as_tuple(self.options))))
+        if not all(len(option) == 2 and isinstance(option[0], str) for option in self.options):
+            raise UserError(f"a block's options are (name, value) pairs; got {self.options!r}; try ()")
         known = {option.name: option for option in OPERATORS[self.operator].options()}
         given = [name for name, _ in self.options]
         wanted = [name for name, option in known.items() if option.default is None or name in given]
@@ -100,7 +112,8 @@ class Architecture:
     `heavy` is the half of the mel axis on the heavy path, `head` the head's hidden units, `merge` how the two parts of a cut
     map become one, `tapped` the numbers (from 1) of the blocks whose averaged outputs the head sees (empty, and always so
     where it says the same: all but the first), `eca` the channel attention's kernel (None: it follows the width; 0: no
-    attention), `kind` that of all blocks.
+    attention), `kind` that of all blocks. `blocks` and `tapped` may be given as lists; what makes no difference is not kept
+    (top of this file).
 
     `str()` gives the notation, `Architecture.parse` reads it back. Equal architectures are one network, whatever its weights.
 
@@ -119,18 +132,27 @@ class Architecture:
     def __post_init__(self) -> None:
         _check_width("the stem", self.stem)
         _check_width("the head", self.head)
+        for name in ("blocks", "tapped"):
+            object.__setattr__(self, name, _as_tuple(getattr(self, name)))
+        if any(not isinstance(block, Block) for block in self.blocks):
+            raise UserError(f"blocks are a sequence of Block; got {self.blocks!r}")
         if not self.blocks:
             raise UserError("a network has at least one block; got none; add one")
         _check_name("heavy half", self.heavy, ("low", "high"))
         _check_name("merge", self.merge, ("splice", "add", "concat"))
         _check_name("kind of block", self.kind, ("distillation", "plain"))
-        if self.eca is not None and self.eca != 0 and not (self.eca % 2 == 1 and 1 <= self.eca <= 63):
+        if self.eca is not None and not (
+            _are_whole((self.eca,)) and (self.eca == 0 or (self.eca % 2 == 1 and 1 <= self.eca <= 63))
+        ):
             raise UserError(
                 f"an attention's kernel is an odd number from 1 to 63, or 0 for none; got {self.eca!r}; try 3"
             )
         depth = len(self.blocks)
         if self.tapped and (
-            list(self.tapped) != sorted(set(self.tapped)) or self.tapped[0] < 1 or self.tapped[-1] != depth
+            not _are_whole(self.tapped)
+            or list(self.tapped) != sorted(set(self.tapped))
+            or self.tapped[0] < 1
+            or self.tapped[-1] != depth
         ):
             raise UserError(
                 "the head sees blocks by their numbers from 1, each once, ascending, the last one among them (blocks behind "
@@ -149,8 +171,13 @@ class Architecture:
         if self.kind == "plain" and distilled:
             raise UserError(
                 "a plain block is not cut and has no attention: split ratio 1 and neither high, add, concat nor eca; got "
-                f"{self._notation}; write e.g. dssdn_c28-44_r1_conv_h64_plain"
+                f"{self._write()}; write e.g. dssdn_c28-44_r1_conv_h64_plain"
             )
+        if not any(block.cut for block in self.blocks):
+            object.__setattr__(self, "heavy", "low")
+            object.__setattr__(self, "merge", "splice")
+        if all(eca_kernel(block.out_channels) == self.eca for block in self.blocks):
+            object.__setattr__(self, "eca", None)
 
     @property
     def taps(self) -> tuple[Block, ...]:
@@ -164,6 +191,9 @@ class Architecture:
 
     @cached_property
     def _notation(self) -> str:
+        return self._write()
+
+    def _write(self) -> str:
         widths = "-".join(str(width) for width in (self.stem, *(block.out_channels for block in self.blocks)))
         ratios = _collapse([_number(block.split_ratio) for block in self.blocks])
         operators = _collapse([_operator_notation(block) for block in self.blocks])
@@ -189,7 +219,12 @@ class Architecture:
         """
         match = _NOTATION.fullmatch(text)
         if match is None:
-            raise UserError(f"{text!r} is not the notation of an architecture; it looks like {EXAMPLE}")
+            raise UserError(f"{_shortened(text)!r} is not the notation of an architecture; it looks like {EXAMPLE}")
+        if longest := max((number for number in re.findall(r"\d+", text) if len(number) > _LONGEST_NUMBER), default=""):
+            raise UserError(
+                f"a number in a notation has at most {_LONGEST_NUMBER} digits; got one of {len(longest):,} in {_shortened(text)!r}; "
+                f"it looks like {EXAMPLE}"
+            )
         stem, *widths = (int(width) for width in match["widths"].split("-"))
         ratios = _spread(match["ratios"], len(widths), "split ratios")
         operators = _spread(match["operators"], len(widths), "operators")
@@ -213,6 +248,23 @@ class Architecture:
 def _check_width(what: str, channels: int) -> None:
     if isinstance(channels, bool) or not isinstance(channels, int) or not 2 <= channels <= 4096:
         raise UserError(f"{what} has 2 to 4096 channels, a whole number; got {channels!r}; try 28")
+
+
+def _as_tuple(values: Any) -> tuple[Any, ...]:
+    """A sequence as a tuple, which can be hashed; anything else as the only element of one, to be refused by what is asked of it."""
+    return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)
+
+
+def _are_whole(values: tuple[object, ...]) -> bool:
+    return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _check_name(kind: str, value: str, known: Iterable[str]) -> None:

@@ -4,12 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+import test_contract
 import torch
 from torch.nn.functional import conv2d
 
-from search_space import Architecture, build_model, count, operators
+from search_space import Architecture, build_model, operators
 from search_space.blocks import ChannelAttention, Cross, OrthonormalConv2d, orthonormal_penalty, plain
-from search_space.complexity import count_module, eca_kernel, fvcore_count
+from search_space.complexity import count_module, eca_kernel
 from search_space.operators import OPERATORS
 from search_space.space import Space
 
@@ -102,6 +103,13 @@ def test_spc_works_on_the_floor_of_its_share(ratio, channels):
     assert not torch.equal(operator.partial(x)[:, :channels], x[:, :channels])
 
 
+def test_the_floor_of_a_share_is_not_one_less_by_floating_point():
+    shares = [(ratio / 100, c_in) for ratio in range(1, 101) for c_in in range(2, 201)]
+    assert {(r, c): OPERATORS["spc"](r).maps(c, 8)[0].channels for r, c in shares} == {
+        (r, c): max(round(100 * r) * c // 100, 1) for r, c in shares
+    }
+
+
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_the_fused_cross_is_the_two_convolutions_it_is_traced_as(dilation):
     module = Cross(5, dilation).double()
@@ -178,6 +186,7 @@ def test_orthonormal_penalty_is_zero_on_orthonormal_rows_and_the_norm_not_square
 
 
 def test_adding_an_operator_is_the_one_class_that_the_readme_shows(monkeypatch):
+    """It passes the contract, and nothing else has to know of it."""
     readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
     (shown,) = (
         block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if block.startswith("@register")
@@ -187,9 +196,12 @@ def test_adding_an_operator_is_the_one_class_that_the_readme_shows(monkeypatch):
     del OPERATORS[name]
     exec(compile(shown, "README.md", "exec"), dict(vars(operators)))
     architecture = Architecture.parse(f"dssdn_c28-44-60-60-60-60_r0.5_{name}_h64")
-    assert str(architecture) == f"dssdn_c28-44-60-60-60-60_r0.5_{name}_h64"
-    model, cost = build_model(architecture), count(architecture, (20, 16))
-    assert cost.params == sum(parameter.numel() for parameter in model.parameters())
-    assert cost.macs == fvcore_count(model, (20, 16))
-    assert cost.peak_activations == count_module(model, (1, 20, 16)).peak_activations
     assert Space("dssdn", per_block=False).encode(architecture)["operator"] == name
+    (network, *_) = test_contract.operator_networks(name)
+    assert Architecture.parse(network).blocks[0].operator == name
+    for size in test_contract.SIZES:
+        test_contract.test_eval_gives_each_clip_its_own_logits(network, size)
+        test_contract.test_gradient_reaches_every_parameter(network, size)
+        test_contract.test_the_count_from_the_notation_is_the_count_of_the_built_network(network, size)
+    test_contract.test_three_ways_of_counting_agree_with_their_tools(network)
+    test_contract.test_what_is_recorded_is_read_back_to_the_same_network(network)
