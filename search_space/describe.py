@@ -6,26 +6,27 @@ import argparse
 import json
 from typing import Any
 
-from search_space.complexity import BYTES, count, parse_input
-from search_space.errors import UserError, open_console, run_command
-from search_space.presets import NETWORKS, preset_name, resolve
+from search_space.comparators import COMPARATORS
+from search_space.complexity import BYTES, count_network, parse_input
+from search_space.errors import open_console, run_command
+from search_space.presets import NETWORKS, check_network, preset_name, resolve
 
 
 def describe(network: str, input: tuple[int, int], n_classes: int) -> dict[str, Any]:
-    """All there is to say about a network without building it, ready for JSON; `input` is (frames, mels), shapes are [C, T, F].
+    """All there is to say about a network of any name, ready for JSON; `input` is (frames, mels), shapes are [C, T, F].
 
     `macs_by` is by convention (`search_space.complexity`), the bytes by the type that numbers are kept in, the receptive
-    field [frames, mels] of one position of the last map.
+    field [frames, mels] of one position of the last map. A comparator has no architecture (null); its name stands under
+    `preset`, and its layers are those of a trace.
 
-    Raises `UserError` when the text names no network or there are fewer than two classes.
+    Raises `UserError` when the text names no network, when there are fewer than two classes, and on an input that is too small.
     """
-    if n_classes < 2:
-        raise UserError(f"a classifier has at least 2 classes; got {n_classes}; try --classes 10")
-    architecture = resolve(network)
-    cost = count(architecture, input, n_classes)
+    check_network(network)
+    architecture = None if network in COMPARATORS else resolve(network)
+    cost = count_network(network, input, n_classes)
     return {
-        "architecture": str(architecture),
-        "preset": preset_name(architecture),
+        "architecture": architecture and str(architecture),
+        "preset": preset_name(architecture) if architecture else network,
         "input": list(input),
         "n_classes": n_classes,
         "params": cost.params,
@@ -41,7 +42,9 @@ def describe(network: str, input: tuple[int, int], n_classes: int) -> dict[str, 
 def main(argv: list[str] | None = None) -> int:
     """The command: a table for people, or with `--json` one JSON document on stdout."""
     parser = argparse.ArgumentParser(prog="python -m search_space.describe", description=__doc__)
-    parser.add_argument("network", help=f"{', '.join(NETWORKS)}, or a notation such as {NETWORKS['dssdn-large']}")
+    parser.add_argument(
+        "network", help=f"{', '.join((*NETWORKS, *COMPARATORS))}, or a notation such as {NETWORKS['dssdn-large']}"
+    )
     parser.add_argument("--input", default="431x256", help="frames x mels (default: 431x256, the paper's 10 s)")
     parser.add_argument("--classes", type=int, default=10, help="number of classes (default: 10)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -63,12 +66,13 @@ def _print_table(network: dict[str, Any]) -> None:
     table.add_column("kind")
     for heading in ("C x T x F", "params", "MACs"):
         table.add_column(heading, justify="right", no_wrap=True)
-    part = "stem"
+    last = None
     for layer in network["layers"]:
         name = layer["name"]
-        if not name.startswith(part):
+        part = name.split(".")[: 2 if name.startswith("blocks") else 1]
+        if last not in (None, part):
             table.add_section()
-            part = ".".join(name.split(".")[:2]) if name.startswith("blocks") else "head"
+        last = part
         shape = " x ".join(map(str, layer["shape"]))
         table.add_row(name, layer["kind"], shape, f"{layer['params']:,}", f"{layer['macs']:,}")
     table.add_section()
@@ -77,7 +81,8 @@ def _print_table(network: dict[str, Any]) -> None:
     console = open_console()
     if network["preset"]:
         console.print(network["preset"], style="bold")
-    console.print(network["architecture"], soft_wrap=True)
+    if network["architecture"]:
+        console.print(network["architecture"], soft_wrap=True)
     console.print(f"input {frames} frames x {mels} mels, {network['n_classes']} classes")
     console.print(table)
     facts = Table(box=None, show_header=False, pad_edge=False)

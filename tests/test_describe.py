@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from search_space import NETWORKS, count
+from search_space.comparators import COMPARATORS
+from search_space.complexity import count_network
 from search_space.describe import main
 from search_space.errors import UserError
 
@@ -32,6 +34,28 @@ def test_json_is_one_document_that_adds_up(name, capsys):
     assert network["layers"][0] == {
         "name": "stem.conv", "kind": "3x3", "shape": [28, 431, 256], "params": 252, "macs": 252 * 431 * 256
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "first"), [("resnet34", "trunk.0.conv"), ("sp4asc", "norm"), ("dsmn-1", "stem")])
+def test_a_comparator_has_a_name_and_layers_and_no_architecture(name, first, capsys):
+    assert main([name, "--input", "44x64", "--classes", "7", "--json"]) == 0
+    network = json.loads(capsys.readouterr().out)
+    cost = count_network(name, (44, 64), 7)
+    assert (network["architecture"], network["preset"], network["n_classes"]) == (None, name, 7)
+    assert (network["params"], network["macs"], network["macs_by"]) == (cost.params, cost.macs, cost.macs_by)
+    assert network["layers"][0]["name"] == first
+    assert network["macs"] == sum(layer["macs"] for layer in network["layers"])
+    assert main([name, "--input", "44x64"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"{name}\ninput 44 frames x 64 mels, 10 classes\n")
+    assert f"{network['layers'][0]['macs']:,}" in text
+
+
+def test_help_names_every_network(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
+    assert all(name in text for name in (*NETWORKS, *COMPARATORS))
 
 
 def test_shapes_halve_and_end_in_the_classes(capsys):
@@ -60,7 +84,9 @@ def test_the_table_names_every_layer_and_the_total(capsys):
     [
         (["dssdn-huge"], "unknown network 'dssdn-huge'; known:"),
         (["dssdn-large", "--input", "256"], "an input is frames x mels.*got '256'"),
-        (["dssdn-large", "--classes", "1"], "at least 2 classes; got 1"),
+        (["resnet34", "--input", "16x64"], "at least 32 frames x 32 mels; got 16 x 64"),
+        (["sp4asc", "--classes", "0"], "at least 2 classes, a whole number; got 0"),
+        (["dssdn-large", "--classes", "1"], "at least 2 classes, a whole number; got 1"),
     ],
 )
 def test_bad_input_is_explained(arguments, message):
