@@ -1,6 +1,7 @@
 """Networks side by side: `python -m studies.compare --data ESC-50-master`, each with several seeds, test scored once a run.
 
-Every network sees the same clips for the same budget with the same recipe; nothing is chosen by a score. A run that has finished is not
+Every network sees the same clips for the same budget with the same recipe; nothing is chosen by a score. The recipe `short` has a study's
+budget and its small input, every other one its own number of epochs at the full input, unless told otherwise. A run that has finished is not
 trained again: the same command goes on where it was stopped. Runs lie in `runs/compare-<data>/<network>-s<seed>`.
 """
 
@@ -31,7 +32,8 @@ from studies.charts import duration
 from studies.run import count_of, size_of
 from studies.search import check_train_input
 from trainers.clips import DEFAULT_FOLD
-from trainers.config import RECIPES, Recipe, default_budget, default_train_input, get_recipe
+from trainers.config import RECIPES, Recipe, default_budget, default_train_input, get_recipe, short
+from trainers.datasets import Dataset
 from trainers.inputs import data_record
 from trainers.loop import Diverged
 from trainers.opening import open_data
@@ -107,8 +109,16 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     console = open_console(stderr=options.json)
     networks = list(dict.fromkeys(name.strip() for name in options.networks.split(",")))
+    if "" in networks:
+        raise UserError(
+            f"--networks is at least one name or notation, separated by single commas; got {options.networks!r}"
+        )
     for name in networks:
         check_network(name)
+    if options.epochs is not None and options.epochs < 1:
+        raise UserError(f"--epochs is at least 1, not {options.epochs}")
+    if options.budget is not None and options.epochs is not None:
+        raise UserError("--budget is in clips and --epochs in passes over train; give one of them")
     if options.seeds < 1:
         raise UserError(f"--seeds is at least 1, not {options.seeds}")
     recipe, devices = get_recipe(options.recipe), shared_devices(options.device)
@@ -116,13 +126,14 @@ def main(argv: list[str] | None = None) -> int:
     if options.workers is not None and not 1 <= options.workers <= most:
         raise UserError(f"--workers is 1 to {most}, what this machine has room for, not {options.workers}")
     dataset, features = open_data(console, options.data, options.subset, options.fold)
+    budget, train_input = _length(options, recipe, dataset, features.size)
     comparison = Comparison(
         folder=study_folder(options.runs, options.name or f"compare-{dataset.name}"),
         data=data_record(dataset, features),
         input=features.size,
-        train_input=options.train_input or default_train_input(features.size),
+        train_input=train_input,
         recipe=recipe,
-        budget=options.budget or default_budget(len(dataset.classes)),
+        budget=budget,
         costs={name: count_network(name, features.size, len(dataset.classes)) for name in networks},
         seeds=options.seeds,
     )
@@ -160,6 +171,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _length(
+    options: argparse.Namespace, recipe: Recipe, dataset: Dataset, full: tuple[int, int]
+) -> tuple[int, tuple[int, int]]:
+    """Clips that each run sees, and the frames x mels that it trains on."""
+    quick = recipe.name == short().name  # made for a study's budget and input
+    epochs = options.epochs or (None if quick else recipe.epochs)
+    budget = options.budget or (
+        default_budget(len(dataset.classes)) if epochs is None else epochs * len(dataset.splits.train)
+    )
+    return budget, options.train_input or (default_train_input(full) if quick else full)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m studies.compare", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
@@ -170,8 +193,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--subset", help="as for studies.run")
     add("--fold", type=int, default=DEFAULT_FOLD, help="the test fold, where the data has folds")
     add("--recipe", default="short", help=f"one of {', '.join(RECIPES)} (default: short)")
-    add("--budget", type=count_of, metavar="CLIPS", help="clips that each run sees (default: as for studies.run)")
-    add("--train-input", type=size_of, metavar="TxF", help="frames x mels trained on; costs count at full size")
+    add("--budget", type=count_of, metavar="CLIPS", help="clips that each run sees (short: as for studies.run)")
+    add("--epochs", type=int, help="instead of --budget: passes over train (default: the recipe's own, but for short)")
+    add(
+        "--train-input",
+        type=size_of,
+        metavar="TxF",
+        help="frames x mels trained on; costs count at full size (default: full size, but for short)",
+    )
     add("--name", help="the folder's name below --runs (default: compare-<data>)")
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs lie (default: runs)")
     add("--workers", type=int, help="processes that train (default: one a GPU, or one a core up to 8)")
@@ -263,6 +292,8 @@ def _record(comparison: Comparison, report: dict[str, Any]) -> None:
                 "network": row["network"],
                 "dataset": comparison.data["name"],
                 "data_digest": comparison.data["digest"],
+                "fold": comparison.data["fold"],
+                "sample_rate": comparison.data["front_end"]["sample_rate"],
                 "recipe": f"{comparison.recipe.name}, {comparison.budget:,} clips",
                 "input": f"{frames}x{mels}",
                 "seeds": report["seeds"],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SAMPLE_RATE
 
 from search_space.errors import UserError
 from search_space.tables import read_results
@@ -79,6 +80,28 @@ def test_other_options_are_refused(runs: Path, tiny_folder: Path) -> None:
         compare.main(options)
 
 
+def test_the_papers_recipe_trains_as_long_and_as_large_as_it_says(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """27 clips of train; 2 epochs where they are asked for, the recipe's 200 where nothing is, at full size in both."""
+    runs = tmp_path / "runs"
+    options = ["--data", str(tiny_folder), "--runs", str(runs), "--networks", "dssdn_c4-6_r0.5_sc_h8", "--seeds", "1"]
+    options += ["--workers", "1", "--name", "papers", "--recipe", "paper"]
+    assert compare.main([*options, "--epochs", "2", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["recipe"], report["budget"]) == ("paper", 54)
+    assert report["train_input"] == report["input"]
+    run = Run(runs / "papers" / "dssdn_c4-6_r0.5_sc_h8-s0")
+    assert [row["clips_seen"] for row in run.metrics()] == [27, 54]
+    assert run.config["train_input"] == report["input"]
+    with pytest.raises(UserError, match=r"was trained with another clips \(54, now 5400\)"):
+        compare.main(options)
+    with pytest.raises(UserError, match=r"another train_input \(\[\d+, 256\], now \[16, 16\]\)"):
+        compare.main([*options, "--epochs", "2", "--train-input", "16x16"])
+    with pytest.raises(UserError, match=r"was trained with another"):
+        compare.main([*options, "--recipe", "short"])
+
+
 def test_results_are_kept_for_the_tables(
     runs: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,12 +112,18 @@ def test_results_are_kept_for_the_tables(
     assert {result.network for result in results} == set(NETWORKS.split(","))
     assert {result.dataset for result in results} == {tiny_folder.name}
     assert {result.seeds for result in results} == {(0, 1)}
+    assert {(result.fold, result.sample_rate) for result in results} == {(5, SAMPLE_RATE)}
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--networks", "mobilenet-v9"), r"unknown network 'mobilenet-v9'; known: \['dl-b'"),
+        (("--networks", ""), r"--networks is at least one name .*single commas; got ''"),
+        (("--networks", "dl-b,,sp4asc"), "single commas; got 'dl-b,,sp4asc'"),
+        (("--networks", "dl-b,"), "single commas; got 'dl-b,'"),
+        (("--epochs", "0"), "--epochs is at least 1, not 0"),
+        (("--epochs", "2"), "--budget is in clips and --epochs in passes over train; give one of them"),
         (("--seeds", "0"), "--seeds is at least 1, not 0"),
         (("--recipe", "slow"), r"unknown recipe 'slow'; known: \["),
         (("--budget", "8"), "--budget is at least one batch of 32 clips, not 8"),
