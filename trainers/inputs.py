@@ -174,6 +174,8 @@ def spectrum_corrections(split: Split, std_F: Tensor) -> Corrections | None:
     them (`<segment>-<recorder>.wav`, as TAU's do), else between the means over all clips. In units of `std_F`.
 
     Means of logarithms, so that loud clips do not decide alone. Clips that name no recorder count for none. Source: DSSDN, section 3.2, after Hu et al., 2020 (spectrum correction).
+    Assumed: how that text is read. It averages spectra over the other recorders and corrects recorder a; here logarithms are averaged over
+    pairs, and the commonest recorder, which is TAU's a, is corrected.
     """
     recorders = np.array([clip.recorder for clip in split.clips])
     named = recorders != ""
