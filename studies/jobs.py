@@ -41,7 +41,7 @@ class Job:
     study: str
     runs: Path
     trial: int
-    recipe: str = "long"
+    recipe: str = "strong"
     epochs: int = 60
     seed: int = 0
     device: str = "auto"
@@ -141,7 +141,7 @@ def job_of(run: Run) -> Job:
     """The job that fills a run's folder, as its name and place tell. Raises `UserError` for a folder of another kind."""
     match = _FOLDER.fullmatch(run.path.name)
     if not match:
-        raise UserError(f"{run.path.name!r} is no retraining's folder; they are named like 00017-long-e60-s0")
+        raise UserError(f"{run.path.name!r} is no retraining's folder; they are named like 00017-strong-e60-s0")
     study = run.path.parents[1]
     trial, recipe, epochs, seed = match.groups()
     return Job(study.name, study.parent, int(trial), recipe, int(epochs), int(seed))

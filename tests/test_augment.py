@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainers.augment import Moment, augment, correct, mask, mix_style, mixes, mixup, roll, spec_augment
-from trainers.config import RECIPES, Recipe, get_recipe, long, mixstyle, paper, short
+from trainers.config import RECIPES, Recipe, get_recipe, mixstyle, paper, short, strong
 
 PLAIN = Recipe(name="plain", optimizer="sgd", lr=0.1, weight_decay=0.0, schedule="cosine")
 EACH = {
@@ -244,8 +244,8 @@ class TestCorrection:
 
 class TestRecipes:
     def test_they_derive_from_one_another(self) -> None:
-        assert dataclasses.replace(long(), name="short", masks=0, mask_width=0.0) == short()
-        assert dataclasses.replace(mixstyle(), name="long", mix_style=0.0) == long()
+        assert dataclasses.replace(strong(), name="short", masks=0, mask_width=0.0) == short()
+        assert dataclasses.replace(mixstyle(), name="strong", mix_style=0.0) == strong()
         assert [get_recipe(name).name for name in RECIPES] == list(RECIPES)
 
     def test_the_papers(self) -> None:
@@ -261,8 +261,8 @@ class TestRecipes:
         assert (mixstyle().mix_style, mixstyle().mix_style_alpha) == (0.4, 0.3)
 
     def test_each_has_a_length_of_its_own(self) -> None:
-        assert {name: get_recipe(name).epochs for name in ("paper", "long", "mixstyle")} == {
+        assert {name: get_recipe(name).epochs for name in ("paper", "strong", "mixstyle")} == {
             "paper": 200,
-            "long": 60,
+            "strong": 60,
             "mixstyle": 60,
         }

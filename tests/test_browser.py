@@ -148,7 +148,7 @@ def test_from_the_front_to_a_retrained_network(page: Page, url: str, runs: Path,
     epochs.press("Enter")
     expect(page.get_by_text("--epochs 1 ")).to_be_visible()
     page.get_by_role("button", name="Retrain", exact=True).click()
-    job = page.locator(".st-key-job-00002-long-e1-s0")
+    job = page.locator(".st-key-job-00002-strong-e1-s0")
     expect(job).to_contain_text("1 epoch · seed 0")
     expect(job).to_contain_text("finished", timeout=180_000)
     expect(job).to_contain_text("Test accuracy")

@@ -192,7 +192,7 @@ def test_a_retraining_whose_process_is_gone_is_stopped_and_can_be_resumed(page, 
     app = page(trial="1")
     assert not app.exception
     assert "stopped: its process is gone" in texts(app)
-    assert app.button(key="resume-00001-long-e60-s0")
+    assert app.button(key="resume-00001-strong-e60-s0")
 
 
 def test_a_running_retraining_tells_its_progress_and_can_be_cancelled(page, runs):
@@ -201,7 +201,7 @@ def test_a_running_retraining_tells_its_progress_and_can_be_cancelled(page, runs
     app = page(trial="1")
     assert not app.exception
     assert app.get("progress")[0].proto.text == "epoch 3 of 60, about 1 min 30 s left"
-    assert app.button(key="cancel-00001-long-e60-s0")
+    assert app.button(key="cancel-00001-strong-e60-s0")
 
 
 @pytest.mark.parametrize("text", ["{", '{"state": "dancing"}', '{"state": "running", "epoch": []}'])

@@ -21,7 +21,18 @@ from trainers.augment import Moment, augment, spec_augment
 from trainers.config import Recipe, paper, short
 from trainers.datasets import Clip
 from trainers.inputs import Inputs, Split
-from trainers.loop import Diverged, Epoch, bfloat16_pays, predict, resolve_device, schedule, seeded_model, train
+from trainers.loop import (
+    Course,
+    Diverged,
+    Epoch,
+    _optimizer,
+    bfloat16_pays,
+    predict,
+    resolve_device,
+    schedule,
+    seeded_model,
+    train,
+)
 
 TINY = Architecture.parse("dssdn_c8-12-16_r0.5_sc_h16")
 CPU = torch.device("cpu")
@@ -118,10 +129,7 @@ def test_dropout_follows_the_seed_too(spacious: Inputs) -> None:
     states: list[dict[str, Any]] = []
 
     def keep(epoch: Epoch) -> None:
-        model, optimizer = epoch.model.state_dict(), epoch.optimizer.state_dict()
-        states.append(
-            {"epoch": epoch.row["epoch"], "model": copy.deepcopy(model), "optimizer": copy.deepcopy(optimizer)}
-        )
+        states.append(copy.deepcopy(epoch.state))
 
     torch.manual_seed(1)
     drawn = torch.random.get_rng_state()
@@ -285,14 +293,80 @@ def test_going_on_after_an_epoch_equals_never_having_stopped(recorded: Inputs, r
     states: list[dict[str, Any]] = []
 
     def keep(epoch: Epoch) -> None:
-        model, optimizer = epoch.model.state_dict(), epoch.optimizer.state_dict()
-        states.append(
-            {"epoch": epoch.row["epoch"], "model": copy.deepcopy(model), "optimizer": copy.deepcopy(optimizer)}
-        )
+        states.append(copy.deepcopy(epoch.state))
 
     whole = train(TINY, recorded, recipe, 280, 0, CPU, validate="every", on_epoch=keep).state_dict()
     resumed = train(TINY, recorded, recipe, 280, 0, CPU, validate="every", start=states[1]).state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("network", [TINY, "sp4asc"], ids=["dssdn", "dropout"])
+@pytest.mark.parametrize("batch", [1, 4, 5, 7])
+def test_going_on_within_an_epoch_equals_never_having_stopped(spacious: Inputs, network: str, batch: int) -> None:
+    """Augmentation, dropout, order and what the epoch's row adds up go on where they were; 64 clips are two epochs."""
+    recipe = dataclasses.replace(ALL, batch_size=8, orthonormal=0.1)
+    states: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    n_train = len(spacious.splits["train"])
+
+    def keep(course: Course) -> None:
+        if course.epoch * math.ceil(n_train / 8) + course.batch == batch:
+            states.append(copy.deepcopy(course.state()))
+
+    clips = 2 * n_train
+    whole = train(
+        network, spacious, recipe, clips, 0, CPU, on_batch=keep, on_epoch=lambda epoch: rows.append(epoch.row)
+    )
+    again: list[dict[str, Any]] = []
+    resumed = train(
+        *(network, spacious, recipe, clips, 0, CPU), start=states[0], on_epoch=lambda epoch: again.append(epoch.row)
+    )
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+    for row, same in zip(rows[-len(again) :], again, strict=True):
+        assert {**row, "seconds": 0} == {**same, "seconds": 0}
+
+
+class TestAccumulation:
+    RECIPE = dataclasses.replace(paper(), mixup_alpha=0.0, masks=0, correction=0.0, batch_size=70)
+
+    def test_a_step_is_that_of_the_mean_gradient_of_the_parts(self, inputs: Inputs) -> None:
+        """Written plainly: one batch of 70 clips in two parts, each with its own batch norm, and one step of SGD."""
+        stepped = train(TINY, inputs, self.RECIPE, 70, 0, CPU, accumulate=2)
+        model = seeded_model(TINY, 3, 0).train()
+        order = torch.randperm(70, generator=torch.Generator().manual_seed(0))
+        for part in order.tensor_split(2):
+            logmel = inputs.normalise(inputs.splits["train"].batch(part, CPU)).unsqueeze(1)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_pays(CPU, model)):
+                logits = model(logmel.contiguous(memory_format=torch.channels_last)).float()
+            (0.5 * cross_entropy(logits, inputs.splits["train"].labels_N[part])).backward()
+        lr = self.RECIPE.lr * schedule(self.RECIPE, 0.5)
+        moved = 0.0
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None
+            expected = parameter.detach() - lr * parameter.grad
+            torch.testing.assert_close(stepped.get_parameter(name).detach(), expected, rtol=1e-5, atol=1e-8)
+            moved += float((expected - parameter).abs().sum())
+        assert moved > 0
+
+    def test_parts_change_the_batch_norm_alone(self, inputs: Inputs) -> None:
+        whole, parts = (train(TINY, inputs, self.RECIPE, 70, 0, CPU, accumulate=n).state_dict() for n in (1, 2))
+        assert not all(torch.equal(whole[name], parts[name]) for name in whole)
+        for name in whole:
+            if "running" not in name and "num_batches" not in name:
+                torch.testing.assert_close(whole[name], parts[name], rtol=0, atol=1e-3)
+
+
+def test_weights_that_are_not_finite_end_the_training_before_they_are_kept(inputs: Inputs) -> None:
+    """A last step can spoil them without any loss that says so."""
+    kept: list[Epoch] = []
+
+    def spoil(course: Course) -> None:
+        if course.batch == 1:
+            next(iter(course.model.buffers())).fill_(float("inf"))
+
+    with pytest.raises(Diverged, match=r"weights are not finite any more at the end of epoch 1"):
+        train(TINY, inputs, short(), 140, 0, CPU, on_batch=spoil, on_epoch=kept.append)
+    assert not kept
 
 
 def test_judging_leaves_weights_mode_and_generator_alone(inputs: Inputs) -> None:
@@ -332,7 +406,10 @@ def test_schedules_at_start_peak_and_end() -> None:
 
 def test_biases_and_norms_do_not_decay(inputs: Inputs) -> None:
     _, epochs = _trained(inputs, clips=70)
-    decays = {group["weight_decay"]: [p.ndim for p in group["params"]] for group in epochs[0].optimizer.param_groups}
+    decays = {
+        group["weight_decay"]: [p.ndim for p in group["params"]]
+        for group in _optimizer(epochs[0].model, short()).param_groups
+    }
     assert min(decays[short().weight_decay]) > 1
     assert max(decays[0.0]) == 1
 

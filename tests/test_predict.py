@@ -425,7 +425,7 @@ class TestBadInput:
         study = retraining.path.parents[1]
         wav = write(tmp_path / "a.wav", noise(1))
         for path in (study, study.parent, study / "trails", study.parent / "tinny" / "trials" / "00001"):
-            with pytest.raises(UserError, match=r"holds no run .* near it: \S+00001-long-e1-s0, \S+trials/0000"):
+            with pytest.raises(UserError, match=r"holds no run .* near it: \S+00001-strong-e1-s0, \S+trials/0000"):
                 main([str(path), str(wav)])
         with pytest.raises(UserError, match=r"near it: \S+trials/00000, \S+trials/00001"):
             main([str(study / "trials" / "99999"), str(wav)])

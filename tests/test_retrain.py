@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
+import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
 import pytest
+import soundfile
 import torch
-from safetensors.torch import load_file
+from rich.console import Console
+from safetensors.torch import load_file, save_file
 
-from search_space.errors import UserError
+from search_space.complexity import count_network
+from search_space.errors import UserError, open_console
 from studies import open_study
-from trainers.config import short
+from trainers.config import Recipe, get_recipe, short
 from trainers.datasets import Clip
-from trainers.inputs import Inputs, Split
+from trainers.inputs import Inputs, Split, load_inputs
+from trainers.loop import Stopped
 from trainers.metrics import log_loss
 from trainers.recorded import load_model, train_recorded
-from trainers.retrain import main, retrain
+from trainers.retrain import _read_back, _same_data, main, retrain
 from trainers.runs import Run, retrain_folder
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_it_scores_test_once_at_full_size(own_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,7 +44,7 @@ def test_it_scores_test_once_at_full_size(own_study: Path, capsys: pytest.Captur
     arguments = ["--study", name, "--trial", "1", "--runs", str(runs), "--epochs", "2", "--device", "cpu"]
     assert main([*arguments, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    run = Run(retrain_folder(runs, name, 1, "long", 2, 0))
+    run = Run(retrain_folder(runs, name, 1, "strong", 2, 0))
     assert report["input"] == [44, 256]
     assert [row["epoch"] for row in report["metrics"]] == [1, 2]
     assert all("val_accuracy" in row for row in report["metrics"])
@@ -55,7 +67,7 @@ def test_views_of_masks_are_scored_beside_the_plain_test(own_study: Path, capsys
     arguments = ["--study", name, "--trial", "1", "--runs", str(runs), "--epochs", "1", "--device", "cpu"]
     assert main([*arguments, "--tta", "3", "--json"]) == 0
     test = json.loads(capsys.readouterr().out)["test"]
-    run = Run(retrain_folder(runs, name, 1, "long", 1, 0))
+    run = Run(retrain_folder(runs, name, 1, "strong", 1, 0))
     assert test == run.scores
     tta = test.pop("tta")
     assert tta.pop("draws") == 3
@@ -78,7 +90,7 @@ def test_views_of_masks_are_scored_beside_the_plain_test(own_study: Path, capsys
         retrain(runs, name, 1, epochs=1, device="cpu", tta=3)
 
 
-@pytest.mark.parametrize(("recipe", "epochs"), [("paper", 200), ("long", 60), ("mixstyle", 60)])
+@pytest.mark.parametrize(("recipe", "epochs"), [("paper", 200), ("strong", 60), ("mixstyle", 60)])
 def test_nobody_says_how_long_but_the_recipe(own_study: Path, recipe: str, epochs: int) -> None:
     """Seen by the folder that it would train in, which another process holds."""
     folder = retrain_folder(own_study, "tiny", 1, recipe, epochs, 0)
@@ -131,60 +143,304 @@ def test_the_saved_network_says_what_the_run_recorded(own_study: Path) -> None:
     np.testing.assert_allclose(probabilities, recorded.probabilities_NK, atol=1e-4)
 
 
-def test_killed_and_resumed_equals_undisturbed(own_study: Path) -> None:
-    runs, name = own_study, "tiny"
-    undisturbed = retrain(runs, name, 1, epochs=4, seed=1, device="cpu")
-    expected = load_file(undisturbed.weights_path)
-    shutil.rmtree(undisturbed.path)
-    command = [
-        sys.executable,
-        "-m",
-        "trainers.retrain",
-        "--study",
-        name,
-        "--trial",
-        "1",
-        "--runs",
-        str(runs),
-        "--epochs",
-        "4",
-    ]
-    process = subprocess.Popen(
-        [*command, "--seed", "1", "--device", "cpu"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+def command(runs: Path, *options: str, epochs: int = 4, seed: int = 1) -> list[str]:
+    """A retraining of the tiny study's trial 1, for a process of its own."""
+    named = ["--study", "tiny", "--trial", "1", "--runs", str(runs), "--device", "cpu"]
+    return [sys.executable, "-m", "trainers.retrain", *named, "--epochs", str(epochs), "--seed", str(seed), *options]
+
+
+def wait_for(what: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 120
+    while not what() and process.poll() is None:
+        assert time.monotonic() < end, "waited for too long"
+        time.sleep(0.002)
+
+
+def start(arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
+
+
+def assert_same_weights(run: Run, expected: dict[str, torch.Tensor]) -> None:
+    found = load_file(run.weights_path)
+    assert set(found) == set(expected)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+class TestGoingOn:
+    @pytest.fixture
+    def undisturbed(self, own_study: Path) -> dict[str, torch.Tensor]:
+        """The weights of four epochs without a break, their run's folder gone."""
+        run = retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu")
+        weights = load_file(run.weights_path)
+        shutil.rmtree(run.path)
+        return weights
+
+    @pytest.fixture
+    def run(self, own_study: Path) -> Run:
+        return Run(retrain_folder(own_study, "tiny", 1, "strong", 4, 1))
+
+    @pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.slow)])
+    def test_kills_at_random_moments_change_no_bit(
+        self, own_study: Path, undisturbed: dict[str, torch.Tensor], run: Run, kills: int
+    ) -> None:
+        """After each kill another process goes on; finished runs are compared and begun again. A moment is any in the two seconds, about
+        what the run takes, from when a process has said that it trains."""
+        draw, done, finished, whole_s = random.Random(kills), 0, 0, 2.0
+        while done < kills or finished == 0:
+            before = run.status
+            process = start(command(own_study, "--resume"))
+            wait_for(lambda before=before: run.status not in ({}, before), process)  # type: ignore[misc]
+            began = time.monotonic()
+            if done < kills:
+                moment = began + draw.uniform(0, whole_s)
+                while time.monotonic() < moment and process.poll() is None:
+                    time.sleep(0.001)
+                process.kill()
+            process.wait()
+            if process.returncode == -signal.SIGKILL:
+                done += 1
+                assert not run.alive
+                if run.scores is None and run.path.joinpath("run.json").exists():
+                    with pytest.raises(UserError, match="--resume"):
+                        retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu")
+            if run.scores is not None:
+                assert_same_weights(run, undisturbed)
+                assert [row["epoch"] for row in run.metrics()] == [1, 2, 3, 4]
+                finished += 1
+                shutil.rmtree(run.path)
+        assert done == kills
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_asked_to_end_it_keeps_the_batches_of_the_epoch_under_way(
+        self, own_study: Path, undisturbed: dict[str, torch.Tensor], run: Run, number: int
+    ) -> None:
+        process = subprocess.Popen(command(own_study), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        wait_for(lambda: bool(run.metrics()), process)
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "The same command with --resume goes on" in " ".join(said.decode().split())
+        assert run.status["state"] == "interrupted"
+        kept = torch.load(run.path / "checkpoint.pt", weights_only=True)
+        assert kept["epoch"] >= 1
+        assert run.scores is None
+        resumed = retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu", resume=True)
+        assert_same_weights(resumed, undisturbed)
+        assert len(resumed.provenance["resumed_from"]) == 1
+
+    def test_within_an_epoch(self, own_study: Path, undisturbed: dict[str, torch.Tensor], run: Run) -> None:
+        """Stopped before its second batch: nothing else has been kept by then."""
+        study = open_study("tiny", own_study)
+        config = study.run(1).config
+        dataset, features = _same_data(config["data"], open_console(stderr=True))
+        inputs, recipe = load_inputs(dataset, features), get_recipe("strong")
+        recipe = dataclasses.replace(recipe, batch_size=8)
+        arguments = (config["architecture"], inputs, recipe, 2 * len(inputs.splits["train"]), 0, torch.device("cpu"))
+        whole, _ = train_recorded(self._run(run.path / "whole", config, recipe), *arguments, keep_checkpoints=True)
+        broken, calls = self._run(run.path / "broken", config, recipe), iter([None, Stopped()])
+
+        def check() -> None:
+            if error := next(calls, None):
+                raise error
+
+        with pytest.raises(Stopped):
+            train_recorded(broken, *arguments, keep_checkpoints=True, check=check)
+        kept = torch.load(broken.path / "checkpoint.pt", weights_only=True)
+        assert (kept["epoch"], kept["batch"]) == (0, 1)
+        resumed, _ = train_recorded(broken, *arguments, keep_checkpoints=True, resume=True)
+        for name, value in whole.state_dict().items():
+            assert torch.equal(resumed.state_dict()[name], value), name
+
+    def _run(self, path: Path, config: dict[str, Any], recipe: Recipe) -> Run:
+        run = Run(path)
+        run.write_json("run.json", {**config, "recipe": dataclasses.asdict(recipe), "clips": 0, "seed": 0})
+        return run
+
+    @pytest.mark.parametrize("how", ["cut", "one byte", "nothing in it", "another file"])
+    def test_a_torn_checkpoint_is_refused_and_the_previous_one_used(
+        self, own_study: Path, undisturbed: dict[str, torch.Tensor], run: Run, how: str
+    ) -> None:
+        console = Console(file=io.StringIO(), width=1000)
+        retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu")
+        (run.path / "scores.json").unlink()
+        path = run.path / "checkpoint.pt"
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        path.write_bytes(
+            {
+                "cut": whole[:middle],
+                "one byte": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+                "nothing in it": b"",
+                "another file": b"not a checkpoint",
+            }[how]
+        )
+        retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu", resume=True, console=console)
+        said = console.file.getvalue()  # type: ignore[attr-defined]
+        assert "checkpoint.pt is torn" in said
+        assert "going on from the one before, after epoch 3" in said
+        assert "epoch 4/4" in said
+        assert "epoch 3/4" not in said
+        assert_same_weights(run, undisturbed)
+
+    def test_anothers_checkpoint_is_refused_and_none_left_ends_it(self, own_study: Path, run: Run) -> None:
+        retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu")
+        other = retrain(own_study, "tiny", 1, epochs=4, seed=7, device="cpu")
+        (run.path / "scores.json").unlink()
+        shutil.copy(other.path / "checkpoint.pt", run.path / "checkpoint.pt")
+        (run.path / "checkpoint.previous.pt").write_bytes(b"")
+        with pytest.raises(UserError, match=r"belongs to another training.*; .*previous\.pt is torn.*to start again"):
+            retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu", resume=True)
+
+    def test_a_kill_between_two_names_leaves_the_previous_one(
+        self, own_study: Path, undisturbed: dict[str, torch.Tensor], run: Run
+    ) -> None:
+        retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu")
+        (run.path / "scores.json").unlink()
+        (run.path / "checkpoint.pt").unlink()
+        retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu", resume=True)
+        assert_same_weights(run, undisturbed)
+
+    def test_a_full_disk_loses_nothing(self, own_study: Path, undisturbed: dict[str, torch.Tensor], run: Run) -> None:
+        """Files of more than 9 kB cannot be written for a while: that is less than a checkpoint."""
+        process = start(command(own_study))
+        wait_for((run.path / "checkpoint.pt").exists, process)
+        process.kill()
+        process.wait()
+        assert run.scores is None, "killed too late to say anything"
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9000, hard))
+        try:
+            with pytest.raises(
+                UserError, match=r"cannot be written \(File too large\); what was saved before is whole"
+            ):
+                retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu", resume=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu", resume=True)
+        assert_same_weights(run, undisturbed)
+        assert not [path for path in run.path.iterdir() if path.name.startswith(".")]
+
+    def test_weights_that_are_not_those_trained_are_noticed(self, own_study: Path, run: Run) -> None:
+        retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu")
+        tensors = load_file(run.weights_path)
+        val = run.predictions("val")
+        assert val is not None
+        study = open_study("tiny", own_study)
+        dataset, features = _same_data(study.run(1).config["data"], open_console(stderr=True))
+        inputs = load_inputs(dataset, features)
+        assert isinstance(_read_back(run, inputs, val, torch.device("cpu")), torch.nn.Module)
+        name = next(name for name in tensors if name.startswith("head.classes.weight"))
+        save_file(tensors | {name: -tensors[name]}, run.weights_path)
+        with pytest.raises(UserError, match="does not hold what was trained: read back, it scores"):
+            _read_back(run, inputs, val, torch.device("cpu"))
+
+
+class TestANamedNetwork:
+    @pytest.mark.parametrize("network", ["dssdn-small", "dssdn_c8-12_r0.25_osc.m4_h8", "mobilenet-v2"])
+    def test_is_trained_without_a_study(
+        self, network: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = ["--architecture", network, "--data", str(tiny_folder), "--runs", str(tmp_path), "--epochs", "1"]
+        assert main([*arguments, "--device", "cpu", "--json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        run = Run(tmp_path / "retrain" / f"esc-{network}-strong-e1-s0")
+        assert report["run"] == str(run.path)
+        assert report["study"] is None
+        assert report["trial"] is None
+        assert report["preset"] == (None if network.startswith("dssdn_") else network)
+        assert report["params"] == count_network(network, (44, 256), 3).params
+        assert report["test"]["n_clips"] == 9
+        assert main(arguments) == 0  # again: handed back
+        assert "has finished already" in " ".join(capsys.readouterr().out.split())
+
+    def test_several_seeds_are_summed_up(
+        self, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = ["--architecture", "dssdn_c8-12_r0.5_sc_h8", "--data", str(tiny_folder), "--runs", str(tmp_path)]
+        assert main([*arguments, "--epochs", "1", "--seed", "3", "--seeds", "2", "--json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert [document["seed"] for document in report["runs"]] == [3, 4]
+        tests = [document["test"]["accuracy"] for document in report["runs"]]
+        assert report["summary"]["seeds"] == [3, 4]
+        assert report["summary"]["test_mean"] == pytest.approx(sum(tests) / 2)
+        assert report["summary"]["test_std"] == pytest.approx(abs(tests[0] - tests[1]) / 2**0.5)
+        assert report["summary"]["test_unseen_std"] is None
+        assert main([*arguments, "--epochs", "1", "--seed", "3", "--seeds", "2"]) == 0
+        assert "2 seeds" in capsys.readouterr().out
+
+    def test_other_data_of_the_same_name_is_not_taken_for_this_one(
+        self, tiny_folder: Path, make_folder: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        options: dict[str, Any] = {"architecture": "dssdn_c8-12_r0.5_sc_h8", "epochs": 1, "device": "cpu"}
+        retrain(tmp_path / "runs", data=str(tiny_folder), **options)
+        other = make_folder()
+        shutil.rmtree(next((other / "audio").parent.glob("nothing"), tmp_path / "nothing"), ignore_errors=True)
+        sound = next((other / "audio").glob("*.wav"))
+        waveform, rate = soundfile.read(sound)
+        soundfile.write(sound, waveform * 0.5, rate)
+        with pytest.raises(UserError, match="is another study's or other data's"):
+            retrain(tmp_path / "runs", data=str(other), **options)
+
+    def test_who_names_it_twice_or_not_at_all_is_told(self, tiny_folder: Path, tmp_path: Path) -> None:
+        data = str(tiny_folder)
+        with pytest.raises(UserError, match="--study NAME --trial N, or --architecture NETWORK"):
+            retrain(tmp_path)
+        with pytest.raises(UserError, match="--study NAME --trial N, or"):
+            retrain(tmp_path, "tiny")
+        with pytest.raises(UserError, match="not by both"):
+            retrain(tmp_path, "tiny", 1, architecture="dssdn-small", data=data)
+        with pytest.raises(UserError, match="--data goes with --architecture"):
+            retrain(tmp_path, "tiny", 1, data=data)
+        with pytest.raises(UserError, match="unknown network 'dssdn-huge'; known"):
+            retrain(tmp_path, architecture="dssdn-huge", data=data)
+        with pytest.raises(UserError, match="--accumulate is from 1 to the batch size, 32, not 33"):
+            retrain(tmp_path, architecture="dssdn-small", data=data, accumulate=33)
+        with pytest.raises(UserError, match="--seeds is at least 1, not 0"):
+            main(["--architecture", "dssdn-small", "--data", data, "--seeds", "0"])
+        with pytest.raises(UserError, match="--seed is from 0"):
+            main(["--architecture", "dssdn-small", "--data", data, "--seed", str(2**31 - 1), "--seeds", "2"])
+        assert not list(tmp_path.iterdir())
+
+
+def test_tensorboard_reads_the_curve(own_study: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = retrain(own_study, "tiny", 1, epochs=2, device="cpu", tensorboard=True)
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    rows = run.metrics()
+    for name in ("loss", "val_accuracy", "lr"):
+        points = events.Scalars(name)
+        assert [point.step for point in points] == [row["clips_seen"] for row in rows]
+        assert [point.value for point in points] == pytest.approx([row[name] for row in rows])
+
+
+def test_memory_that_is_full_is_said_with_what_to_do(tiny_folder: Path, tmp_path: Path) -> None:
+    """In a process that may take no more than 1.5 GB beyond what it has when training begins; a batch of that network needs more."""
+    code = (
+        "import resource, sys, trainers.retrain as retrain\n"
+        "from search_space.errors import run_command\n"
+        "def limited(*arguments, train=retrain.train_recorded, **options):\n"
+        "    used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (used + 1_500_000_000,) * 2)\n"
+        "    return train(*arguments, **options)\n"
+        "retrain.train_recorded = limited\n"
+        "run_command(lambda: retrain.main(sys.argv[1:]))\n"
     )
-    run = Run(retrain_folder(runs, name, 1, "long", 4, 1))
-    deadline = time.monotonic() + 120
-    while not (run.path / "checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert run.scores is None, "killed too late to say anything"
-    assert not run.alive
-    with pytest.raises(UserError, match="--resume"):
-        retrain(runs, name, 1, epochs=4, seed=1, device="cpu")
-    retrain(runs, name, 1, epochs=4, seed=1, device="cpu", resume=True)
-    resumed = load_file(run.weights_path)
-    assert all(torch.equal(expected[key], resumed[key]) for key in expected)
-    assert [row["epoch"] for row in run.metrics()] == [1, 2, 3, 4]
-
-
-def test_a_torn_checkpoint_and_anothers_are_refused(own_study: Path) -> None:
-    runs, name = own_study, "tiny"
-    run = retrain(runs, name, 1, epochs=1, device="cpu")
-    (run.path / "scores.json").unlink()
-    whole = (run.path / "checkpoint.pt").read_bytes()
-    (run.path / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="torn"):
-        retrain(runs, name, 1, epochs=1, device="cpu", resume=True)
-    other = retrain(runs, name, 1, epochs=1, seed=7, device="cpu")
-    shutil.copy(other.path / "checkpoint.pt", run.path / "checkpoint.pt")
-    with pytest.raises(UserError, match="belongs to another training"):
-        retrain(runs, name, 1, epochs=1, device="cpu", resume=True)
+    network = "dssdn_c512-512_r0.5_sc_h8"
+    arguments = ["--architecture", network, "--data", str(tiny_folder), "--runs", str(tmp_path), "--device", "cpu"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    said = " ".join(done.stderr.split())
+    assert done.returncode == 2, said
+    assert "a batch of 32 clips at 44x256 does not fit into the memory of cpu; give --accumulate 2" in said
+    status = Run(next((tmp_path / "retrain").glob("esc-*"))).status
+    assert status["state"] == "failed"
+    assert "--accumulate 2" in status["error"]
 
 
 def test_one_folder_is_trained_by_one_process(own_study: Path) -> None:
     runs, name = own_study, "tiny"
-    folder = retrain_folder(runs, name, 1, "long", 1, 0)
+    folder = retrain_folder(runs, name, 1, "strong", 1, 0)
     folder.parent.mkdir()
     with (
         filelock.FileLock(folder.parent / f".{folder.name}.lock"),

@@ -95,4 +95,4 @@ def test_names_that_could_leave_the_folder_are_refused(tmp_path: Path, name: str
 
 def test_folders() -> None:
     assert trial_folder("runs", "esc10", 17) == Path("runs/esc10/trials/00017")
-    assert retrain_folder(Path("runs"), "esc10", 17, "long", 60, 0) == Path("runs/esc10/retrain/00017-long-e60-s0")
+    assert retrain_folder(Path("runs"), "esc10", 17, "strong", 60, 0) == Path("runs/esc10/retrain/00017-strong-e60-s0")

@@ -58,12 +58,12 @@ def short() -> Recipe:
     )
 
 
-def long() -> Recipe:
+def strong() -> Recipe:
     """The default of a full retraining: the short recipe over many epochs, with masks against overfitting.
 
-    Assumed: two masks along each axis of up to a sixteenth of it; compared with nothing yet.
+    Source: `python -m benchmarks.recipes` (studies/LOG.md): the best on validation clips of what was compared.
     """
-    return replace(short(), name="long", masks=2, mask_width=1 / 16)
+    return replace(short(), name="strong", masks=2, mask_width=1 / 16)
 
 
 def paper() -> Recipe:
@@ -90,14 +90,16 @@ def paper() -> Recipe:
 
 
 def mixstyle() -> Recipe:
-    """The long recipe with Freq-MixStyle, against recorders that training has not heard.
+    """The strong recipe with Freq-MixStyle, against recorders that training has not heard.
 
     Source: CP-Mobile (Schmid et al., DCASE 2023): probability 0.4, alpha 0.3.
     """
-    return replace(long(), name="mixstyle", mix_style=0.4, mix_style_alpha=0.3)
+    return replace(strong(), name="mixstyle", mix_style=0.4, mix_style_alpha=0.3)
 
 
-RECIPES = {"short": short, "long": long, "paper": paper, "mixstyle": mixstyle}
+RECIPES = {"short": short, "strong": strong, "paper": paper, "mixstyle": mixstyle}
+DEFAULT_RECIPE = "strong"
+"""A full retraining's."""
 
 
 def get_recipe(name: str) -> Recipe:

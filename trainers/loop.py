@@ -2,9 +2,9 @@
 
 A training is a function of values: the same network, inputs, recipe, length and seed give the same weights, to the bit, on one CPU with
 the same number of threads. Every epoch draws from a generator of its own, seeded by (seed, epoch), so a training that goes on from the end
-of an epoch needs nothing but the weights and the optimiser's state.
+of an epoch needs nothing but the weights and the optimiser's state; one that goes on within an epoch needs the generators' state too.
 
-B batch, T frames, F mel bins, K classes, N clips.
+B batch (b a part of it), T frames, F mel bins, K classes, N clips.
 """
 
 from __future__ import annotations
@@ -39,6 +39,69 @@ class Stopped(RuntimeError):
     """The training was asked to stop and did, between two batches."""
 
 
+State = dict[str, Any]
+"""What a training's next batch depends on, as tensors and plain values: `Course.state`, to be kept in a checkpoint."""
+
+
+@dataclass
+class Course:
+    """Where a training stands between two batches: finished epochs, and batches of the one under way with what they added up to."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seconds: float = 0.0
+    generator: torch.Generator | None = None
+    draws: dict[str, Tensor] | None = None
+
+    def state(self) -> State:
+        """All of it. The tensors are the training's own: to be written down before the next batch."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            **{name: getattr(self, name) for name in ("epoch", "batch", "loss_sum", "correct", "seconds")},
+            "draws": self._draws() if self.batch else None,
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from there. Of a state, `epoch`, `model` and `optimizer` are needed; without the rest the epoch begins."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in ("epoch", "batch", "loss_sum", "correct", "seconds", "draws"):
+            setattr(self, name, state.get(name, getattr(self, name)))
+
+    def begin(self, seed: int) -> torch.Generator:
+        """The generator of the epoch's draws, seeded, or as it was after the batches that were seen already. So is torch's global one,
+        from which a network's dropout draws."""
+        self.generator = torch.Generator().manual_seed(seed * 1_000_003 + self.epoch)
+        torch.manual_seed(self.generator.initial_seed())
+        return self.generator
+
+    def go_on(self) -> None:
+        """Bring the generators to where the batches that were seen already left them."""
+        if self.draws is not None and self.generator is not None:
+            self.generator.set_state(self.draws["augmentation"])
+            torch.set_rng_state(self.draws["global"])
+            if "cuda" in self.draws and self.device.type == "cuda":
+                torch.cuda.set_rng_state(self.draws["cuda"], self.device)
+        self.draws = None
+
+    def end(self) -> None:
+        """Count the epoch as finished."""
+        self.epoch, self.batch, self.loss_sum, self.correct, self.seconds = self.epoch + 1, 0, 0.0, 0, 0.0
+
+    def _draws(self) -> dict[str, Tensor]:
+        assert self.generator is not None  # a batch has been seen
+        draws = {"augmentation": self.generator.get_state(), "global": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            draws["cuda"] = torch.cuda.get_rng_state(self.device)
+        return draws
+
+
 @dataclass(frozen=True)
 class Epoch:
     """What stands after a finished epoch: its row for the curve, `predict`'s answer on val where it was judged, and all that the
@@ -47,7 +110,7 @@ class Epoch:
     row: dict[str, Any]
     judged: tuple[np.ndarray, np.ndarray] | None
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    state: State
 
 
 @torch.random.fork_rng(devices=[])
@@ -60,73 +123,87 @@ def train(
     device: torch.device,
     *,
     validate: str = "last",
-    start: dict[str, Any] | None = None,
+    accumulate: int = 1,
+    start: State | None = None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
-    on_batch: Callable[[], None] = lambda: None,
+    on_batch: Callable[[Course], None] = lambda _: None,
 ) -> nn.Module:
     """The trained network, on `device`, after exactly `clips` clips seen.
 
     An epoch is one pass over train in a new order (`n_epochs` says how many); the last one ends where the clips run out. `validate` is 'every' or 'last' (epoch);
-    accuracies are 0 to 1. `start` is a checkpoint ({'epoch', 'model', 'optimizer'}) to go on from. `on_epoch` hears of every finished
-    epoch, `on_batch` is called before every batch and may raise `Stopped`. Raises `Diverged` on a loss that is not finite.
+    accuracies are 0 to 1. `accumulate` cuts every batch into that many parts that pass one after the other before one step: less memory,
+    the same clips a step, batch norm over a part. `start` is a `State` to go on from. `on_epoch` hears of every finished epoch; `on_batch`
+    is called before every batch and may raise `Stopped`. Raises `Diverged` on a loss or weight that is not finite.
     """
     model = seeded_model(network, len(inputs.classes), seed, inputs.size[1]).to(device)
-    optimizer = _optimizer(model, recipe)
+    course = Course(model, _optimizer(model, recipe), device)
     if start is not None:
-        model.load_state_dict(start["model"])
-        optimizer.load_state_dict(start["optimizer"])
-    train_split = inputs.splits["train"]
+        course.restore(start)
+    optimizer, train_split = course.optimizer, inputs.splits["train"]
     corrections = inputs.corrections if recipe.correction else None
     bfloat16 = bfloat16_pays(device, model)
     epochs = n_epochs(clips, len(train_split), recipe)
-    for epoch in range(start["epoch"] if start else 0, epochs):
-        began = time.perf_counter()
-        seen = epoch * len(train_split)
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        torch.manual_seed(generator.initial_seed())  # a network's dropout draws from torch's global generator
-        length = clips - seen if epoch + 1 == epochs else len(train_split)
+    while course.epoch < epochs:
+        began = time.perf_counter() - course.seconds
+        seen, is_last = course.epoch * len(train_split), course.epoch + 1 == epochs
+        generator = course.begin(seed)
+        length = clips - seen if is_last else len(train_split)
         order = torch.cat([torch.randperm(len(train_split), generator=generator) for _ in range(2)])[:length]
-        loss_sum, correct = 0.0, 0
+        batches = order.tensor_split(math.ceil(len(order) / recipe.batch_size))
+        seen += sum(len(index_B) for index_B in batches[: course.batch])
+        course.go_on()
         model.train()
-        for index_B in order.tensor_split(math.ceil(len(order) / recipe.batch_size)):
-            on_batch()
+        for index_B in batches[course.batch :]:
+            on_batch(course)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * schedule(recipe, (seen + len(index_B) / 2) / clips)
             logmel_BTF = inputs.normalise(train_split.batch(index_B, device))
             labels_B = train_split.labels_N[index_B].to(device)
             targets_BK = one_hot(labels_B, len(inputs.classes)).float()
             correction_BF = corrections.batch(index_B).to(device) if corrections else None
-            moment = Moment(seen / clips, epoch)
+            moment = Moment(seen / clips, course.epoch)
             logmel_BTF, targets_BK = augment(logmel_BTF, targets_BK, recipe, moment, generator, correction_BF)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                logits_BK = model(logmel_BTF.unsqueeze(1).contiguous(memory_format=torch.channels_last))
-            loss = entropy = cross_entropy(logits_BK.float(), targets_BK, label_smoothing=recipe.label_smoothing)
-            if recipe.orthonormal and (penalty := orthonormal_penalty(model)) is not None:
-                loss = loss + recipe.orthonormal * penalty
-            if not math.isfinite(value := loss.item()):
-                raise Diverged(
-                    f"the loss became {value} in epoch {epoch + 1} after {seen} clips; lower the learning rate"
-                )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            parts = (whole.tensor_split(min(accumulate, len(index_B))) for whole in (logmel_BTF, targets_BK, labels_B))
+            for logmel_bTF, targets_bK, labels_b in zip(*parts, strict=True):
+                share = len(labels_b) / len(index_B)
+                with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                    logits_bK = model(logmel_bTF.unsqueeze(1).contiguous(memory_format=torch.channels_last)).float()
+                entropy = cross_entropy(logits_bK, targets_bK, label_smoothing=recipe.label_smoothing)
+                loss = share * entropy
+                if recipe.orthonormal and (penalty := orthonormal_penalty(model)) is not None:
+                    loss = loss + share * recipe.orthonormal * penalty
+                if not math.isfinite(value := loss.item()):
+                    raise Diverged(
+                        f"the loss became {value} in epoch {course.epoch + 1}, batch {course.batch + 1} of {len(batches)}, "
+                        f"after {seen} clips; lower the learning rate"
+                    )
+                loss.backward()
+                course.loss_sum += entropy.item() * len(labels_b)
+                course.correct += int((logits_bK.argmax(1) == labels_b).sum())
             optimizer.step()
             seen += len(index_B)
-            loss_sum += entropy.item() * len(index_B)
-            correct += int((logits_BK.argmax(1) == labels_B).sum())
+            course.batch += 1
+            course.seconds = time.perf_counter() - began
+        if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
+            raise Diverged(
+                f"weights are not finite any more at the end of epoch {course.epoch + 1}; lower the learning rate"
+            )
         row: dict[str, Any] = {
-            "epoch": epoch + 1,
+            "epoch": course.epoch + 1,
             "clips_seen": seen,
             "lr": optimizer.param_groups[0]["lr"],
-            "loss": loss_sum / len(order),
-            "train_accuracy": correct / len(order),
+            "loss": course.loss_sum / len(order),
+            "train_accuracy": course.correct / len(order),
         }
         judged = None
-        if "val" in inputs.splits and (validate == "every" or epoch + 1 == epochs):
+        if "val" in inputs.splits and (validate == "every" or is_last):
             judged = probabilities_NK, labels_N = predict(model, inputs, "val", device)
             row["val_accuracy"] = float((probabilities_NK.argmax(1) == labels_N).mean())
             row["val_loss"] = log_loss(probabilities_NK, labels_N)
         row["seconds"] = time.perf_counter() - began
-        on_epoch(Epoch(row, judged, model, optimizer))
+        course.end()
+        on_epoch(Epoch(row, judged, model, course.state()))
     return model
 
 

@@ -383,7 +383,7 @@ def _open_run(path: Path, recordings: Path) -> Run:
     hint = (
         f"runs with weights near it: {first([str(found) for found in near])}"
         if near
-        else "name a trial's folder (runs/NAME/trials/00006) or a full retraining's (runs/NAME/retrain/00006-long-e60-s0)"
+        else "name a trial's folder (runs/NAME/trials/00006) or a full retraining's (runs/NAME/retrain/00006-strong-e60-s0)"
     )
     raise UserError(f"{str(path)!r} holds no run (run.json is missing); {hint}")
 

@@ -1,10 +1,20 @@
-"""A training that leaves its run folder behind: curve, status, weights, predictions, and, if asked, a checkpoint every epoch."""
+"""A training that leaves its run folder behind: curve, status, weights, predictions, and, if asked, checkpoints.
+
+A checkpoint is written beside the last one and takes its name, which takes the name of the one before: at any moment of a kill one of
+the two is whole. Which of them is good is read from the file itself: its sums and whose it is.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import pickle
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +27,14 @@ from search_space.errors import UserError
 from search_space.model import build_model
 from trainers.config import Recipe
 from trainers.inputs import Inputs
-from trainers.loop import Epoch, Stopped, n_epochs, named_predictions, predictions, train
+from trainers.loop import Course, Epoch, State, Stopped, n_epochs, named_predictions, predictions, train
 from trainers.runs import Predictions, Run, write_atomic
 
+# Assumed: no more than that of an epoch is lost by a kill, and saving takes no share of the time that matters.
+SAVE_EVERY_S = 300.0
+# Assumed: as often as a page looks.
+STATUS_EVERY_S = 5.0
+CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 _MEAN, _STD = "normalise.mean_F", "normalise.std_F"
 
 
@@ -44,58 +59,121 @@ def train_recorded(
     seed: int,
     device: torch.device,
     *,
+    accumulate: int = 1,
     keep_checkpoints: bool = False,
     resume: bool = False,
     on_epoch: Callable[[dict[str, Any], float], None] = lambda row, eta_s: None,
-    on_batch: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[nn.Module, Predictions]:
     """The trained network and its predictions on val, with everything in the run's folder but its configuration and test scores.
 
-    With `keep_checkpoints` val is scored every epoch and the state kept after each, so that `resume` goes on exactly where the last
-    finished epoch ended. The weights are those of the last epoch: nothing is chosen. `on_epoch` gets the epoch's row and the seconds left.
-    Raises what `trainers.loop.train` raises, after the status says so.
+    With `keep_checkpoints` val is scored every epoch and the state kept after each, every few minutes within one and when the training is
+    stopped, so that `resume` goes on exactly there; `say` hears of a checkpoint that is refused. The weights are those of the last epoch:
+    nothing is chosen. `on_epoch` gets the epoch's row and the seconds left; `check` is called before every batch and raises `Stopped` to stop.
+
+    Raises what `trainers.loop.train` raises, and `UserError` for memory that is full, after the status says so.
     """
-    epochs = n_epochs(clips, len(inputs.splits["train"]), recipe)
-    start = _load_checkpoint(run) if resume else None
+    n_train = len(inputs.splits["train"])
+    epochs = n_epochs(clips, n_train, recipe)
+    start = _load_checkpoint(run, say) if resume else None
     rows: list[dict[str, Any]] = list(start["rows"]) if start else []
-    run.write_metrics(rows)
-    run.write_status("running", epoch=len(rows), epochs=epochs)
-    began, before = time.monotonic(), len(rows)
+    status = _Status(run, epochs, clips, begun_at=_seen(start, n_train, recipe) if start else 0)
     judged: tuple[np.ndarray, np.ndarray] | None = None
+    saved_s = time.monotonic()
+
+    def save(state: State) -> None:
+        nonlocal saved_s
+        if keep_checkpoints:
+            _save_checkpoint(run, state, rows)
+            saved_s = time.monotonic()
+
+    def before_batch(course: Course) -> None:
+        try:
+            check()
+        except Stopped:
+            save(course.state())
+            raise
+        if time.monotonic() - saved_s > SAVE_EVERY_S:
+            save(course.state())
+        if time.monotonic() - status.written_s > STATUS_EVERY_S:
+            status.running(len(rows), course.epoch * n_train + course.batch * recipe.batch_size)
 
     def finish(epoch: Epoch) -> None:
         nonlocal judged
         judged = epoch.judged
         rows.append(epoch.row)
-        if keep_checkpoints:
-            _save_checkpoint(run, epoch, rows)
+        save(epoch.state)
         run.append_metrics(epoch.row)
-        eta_s = (time.monotonic() - began) / (len(rows) - before) * (epochs - len(rows))
-        run.write_status("running", epoch=len(rows), epochs=epochs, eta_s=round(eta_s, 1))
-        on_epoch(epoch.row, eta_s)
+        status.running(len(rows), epoch.row["clips_seen"])
+        on_epoch(epoch.row, status.eta_s or 0.0)
 
-    validate = "every" if keep_checkpoints else "last"
     try:
+        run.write_metrics(rows)
+        status.running(len(rows), status.begun_at)
         model = train(
             *(network, inputs, recipe, clips, seed, device),
-            validate=validate,
+            validate="every" if keep_checkpoints else "last",
+            accumulate=accumulate,
             start=start,
             on_epoch=finish,
-            on_batch=on_batch,
+            on_batch=before_batch,
         )
         said = named_predictions(judged, inputs.splits["val"]) if judged else predictions(model, inputs, "val", device)
         save_weights(run, model, inputs)
         run.write_predictions("val", said)
     except BaseException as error:
-        failed = isinstance(error, Exception) and not isinstance(error, Stopped)
-        run.write_status(
-            "failed" if failed else "interrupted",
-            epoch=len(rows),
-            epochs=epochs,
-            error=f"{type(error).__name__}: {error}" if failed else None,
-        )
-        raise
+        told = _explained(error, recipe, inputs.size, device, accumulate)
+        with contextlib.suppress(OSError):  # on a full disk the old status stays, of a process that is gone
+            status.ended(len(rows), told)
+        if told is error:
+            raise
+        raise told from error
     return model, said
+
+
+@dataclass
+class _Status:
+    """The run's status.json, and what it needs to say how long the rest takes."""
+
+    run: Run
+    epochs: int
+    clips: int
+    begun_at: int
+    """Clips that earlier processes had seen."""
+    eta_s: float | None = None
+    written_s: float = 0.0
+    _began: float = field(default_factory=time.monotonic)
+
+    def running(self, epoch: int, seen: int) -> None:
+        if seen > self.begun_at:
+            self.eta_s = (time.monotonic() - self._began) / (seen - self.begun_at) * max(0, self.clips - seen)
+        eta_s = None if self.eta_s is None else round(self.eta_s, 1)
+        self.run.write_status("running", epoch=epoch, epochs=self.epochs, clips_seen=seen, eta_s=eta_s)
+        self.written_s = time.monotonic()
+
+    def ended(self, epoch: int, error: BaseException) -> None:
+        failed = isinstance(error, Exception) and not isinstance(error, Stopped)
+        said = f"{type(error).__name__}: {error}" if failed else None
+        self.run.write_status("failed" if failed else "interrupted", epoch=epoch, epochs=self.epochs, error=said)
+
+
+def _seen(state: State, n_train: int, recipe: Recipe) -> int:
+    return int(state["epoch"] * n_train + state["batch"] * recipe.batch_size)
+
+
+def _explained(
+    error: BaseException, recipe: Recipe, size: tuple[int, int], device: torch.device, accumulate: int
+) -> BaseException:
+    """The error, or one that says what to do where the memory is full."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        parts = recipe.batch_size // accumulate
+        return UserError(
+            f"a batch of {parts} clips at {size[0]}x{size[1]} does not fit into the memory of {device}; give "
+            f"--accumulate {2 * accumulate} (each step over {2 * accumulate} parts of the batch, one after the other), train a "
+            f"smaller network, or free memory"
+        )
+    return error
 
 
 def save_weights(run: Run, model: nn.Module, inputs: Inputs) -> None:
@@ -125,32 +203,59 @@ def load_model(run: Run) -> nn.Sequential:
     return nn.Sequential(normalise, model).eval()
 
 
-def _save_checkpoint(run: Run, epoch: Epoch, rows: list[dict[str, Any]]) -> None:
-    state = {
-        "identity": _identity(run),
-        "epoch": len(rows),
-        "rows": rows,
-        "model": epoch.model.state_dict(),
-        "optimizer": epoch.optimizer.state_dict(),
-    }
-    write_atomic(run.path / "checkpoint.pt", lambda file: torch.save(state, file))
+def _save_checkpoint(run: Run, state: State, rows: list[dict[str, Any]]) -> None:
+    """Write the state beside the last checkpoint, which becomes the previous one."""
+    content = io.BytesIO()  # torch.save into a file hides what is wrong with the disk behind an error of its own
+    torch.save({**state, "identity": _identity(run), "rows": rows}, content)
+    path = run.path / CHECKPOINT
+    fresh = run.path / f".{CHECKPOINT}.new"
+    write_atomic(fresh, lambda file: file.write(content.getbuffer()))
+    if path.exists():
+        os.replace(path, run.path / PREVIOUS)
+    os.replace(fresh, path)
 
 
-def _load_checkpoint(run: Run) -> dict[str, Any] | None:
-    path = run.path / "checkpoint.pt"
-    if not path.exists():
-        return None
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is torn or no checkpoint at all; delete the run's folder to start again")
-    state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    if state.get("identity") != _identity(run):
-        raise UserError(
-            f"{path} belongs to another training than {run.path / 'run.json'}; delete the run's folder to start again"
-        )
+def _load_checkpoint(run: Run, say: Callable[[str], None]) -> State | None:
+    """The last checkpoint, or the previous one where that is refused; None where none was written.
+
+    Raises `UserError` when all that lie there are refused.
+    """
+    refused = []
+    for name in (CHECKPOINT, PREVIOUS):
+        path = run.path / name
+        if not path.exists():
+            continue
+        state = _read_checkpoint(path)
+        if isinstance(state, str):
+            refused.append(f"{path} {state}")
+        elif state["identity"] != _identity(run):
+            refused.append(f"{path} belongs to another training than {run.path / 'run.json'}")
+        else:
+            if refused:
+                say(f"refused: {refused[0]}; going on from the one before, after epoch {state['epoch']}")
+            return state
+    if refused:
+        raise UserError(f"{'; '.join(refused)}. Delete the run's folder to start again")
+    return None
+
+
+def _read_checkpoint(path: Path) -> State | str:
+    """What the file holds, or what is wrong with it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            torn = archive.testzip()
+        state = None if torn else torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, zipfile.BadZipFile, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        return f"is torn or no checkpoint at all ({type(error).__name__}: {str(error).splitlines()[0]})"
+    if torn:
+        return f"is torn: the sum of {torn} in it is wrong"
+    if not isinstance(state, dict) or not {"identity", "rows", "epoch", "batch", "model", "optimizer"} <= set(state):
+        return "is no checkpoint of this project"
     return state
 
 
 def _identity(run: Run) -> str:
-    """What a checkpoint must agree with: network, recipe, length, seed and data."""
+    """What a checkpoint must agree with: network, recipe, length, seed, parts of a batch and data."""
     config = run.config
-    return "|".join(str(config[key]) for key in ("architecture", "recipe", "clips", "seed")) + config["data"]["digest"]
+    values = [config[key] for key in ("architecture", "recipe", "clips", "seed")]
+    return "|".join(map(str, [*values, config.get("accumulate", 1), config["data"]["digest"]]))

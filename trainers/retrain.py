@@ -1,6 +1,7 @@
-"""Train one network fully: `python -m trainers.retrain --study NAME --trial 17 --epochs 60`.
+"""Train one network fully: `python -m trainers.retrain --study NAME --trial 17 | --architecture NETWORK --data FOLDER`.
 
-Full-size input, all training clips, val every epoch, the last epoch's weights, test scored once at the end.
+Full-size input, all training clips, val every epoch, the last epoch's weights (the recipes end at a learning rate of zero, so nothing is
+chosen by a score), test scored once at the end, by the weights as they were read back from the disk.
 """
 
 from __future__ import annotations
@@ -9,146 +10,292 @@ import argparse
 import dataclasses
 import json
 import signal
+import statistics
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from search_space.architecture import Architecture
-from search_space.complexity import count
+from search_space.comparators import COMPARATORS
+from search_space.complexity import count_network
 from search_space.errors import UserError, open_console, run_command
-from trainers.config import RECIPES, get_recipe
-from trainers.datasets import Dataset
+from search_space.presets import check_network, preset_name, resolve
+from trainers.config import DEFAULT_RECIPE, RECIPES, Recipe, get_recipe
+from trainers.datasets import DEFAULT_FOLD, Dataset
 from trainers.features import Features
-from trainers.inputs import data_record, load_inputs
+from trainers.inputs import Inputs, data_record, load_inputs
 from trainers.loop import Stopped, predictions, resolve_device
 from trainers.metrics import scores
 from trainers.opening import open_data
-from trainers.recorded import train_recorded
-from trainers.runs import Run, check_seed, held, provenance, retrain_folder, trial_folder
+from trainers.recorded import load_model, train_recorded
+from trainers.runs import Predictions, Run, check_seed, held, network_folder, provenance, retrain_folder, trial_folder
 
 _TABLE_ROWS = 20
 
 
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is trained on what: a network by name or notation, and its data, opened. `study` and `trial` say where it was found, if in one."""
+
+    network: str
+    dataset: Dataset
+    features: Features
+    study: str | None = None
+    trial: int | None = None
+
+    @property
+    def preset(self) -> str | None:
+        """The name that the network has in the paper's tables, if any."""
+        return self.network if self.network in COMPARATORS else preset_name(resolve(self.network))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How it is trained, and how test is scored. Raises `UserError` for values that cannot be."""
+
+    recipe: Recipe
+    epochs: int
+    seed: int
+    device: torch.device
+    tta: int
+    accumulate: int
+
+    def __post_init__(self) -> None:
+        recipe = self.recipe
+        if self.epochs < 1:
+            raise UserError(f"--epochs is at least 1, not {self.epochs}")
+        if self.tta < 0 or (self.tta and not recipe.masks):
+            raise UserError(
+                f"--tta is a number of draws of the recipe's masks, from 0; got {self.tta}, and recipe {recipe.name!r} has "
+                f"{recipe.masks} masks"
+            )
+        if not 1 <= self.accumulate <= recipe.batch_size:
+            raise UserError(f"--accumulate is from 1 to the batch size, {recipe.batch_size}, not {self.accumulate}")
+        check_seed(self.seed)
+
+
 def retrain(
     runs: Path,
-    study: str,
-    trial: int,
+    study: str | None = None,
+    trial: int | None = None,
     *,
+    architecture: str | None = None,
+    data: str | None = None,
+    subset: str | None = None,
+    fold: int = DEFAULT_FOLD,
     epochs: int | None = None,
-    recipe: str = "long",
+    recipe: str = DEFAULT_RECIPE,
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
     tta: int = 0,
+    accumulate: int = 1,
+    tensorboard: bool = False,
     console: Console | None = None,
 ) -> Run:
-    """The finished run of a trial's network, trained on all of train at full size and scored once on test.
+    """The finished run of a trial's network, or of one that is named with its data, trained on all of train at full size and scored once on test.
 
-    A run that has finished already is handed back as it is. Raises `UserError` when the trial does not exist, its data is not what it was, or
-    an unfinished run lies in the way and `resume` was not asked for.
+    A run that has finished already is handed back as it is. Raises `UserError` when the trial or the network does not exist, the data is not what
+    it was, or an unfinished run lies in the way and `resume` was not asked for.
     """
     console = console or open_console(stderr=True)
-    candidate = Run(trial_folder(runs, study, trial))
-    if not (candidate.path / "run.json").exists():
-        raise UserError(f"study {study!r} has no trained trial {trial}: {candidate.path} holds no run")
-    chosen, target = get_recipe(recipe), resolve_device(device)
+    chosen = get_recipe(recipe)
     epochs = chosen.epochs if epochs is None else epochs
-    if epochs < 1:
-        raise UserError(f"--epochs is at least 1, not {epochs}")
-    if tta < 0 or (tta and not chosen.masks):
-        raise UserError(
-            f"--tta is a number of draws of the recipe's masks, from 0; got {tta}, and recipe {recipe!r} has {chosen.masks} masks"
-        )
-    check_seed(seed)
-    run = Run(retrain_folder(runs, study, trial, recipe, epochs, seed))
+    plan = Plan(chosen, epochs, seed, resolve_device(device), tta, accumulate)
+    if tensorboard:
+        _summary_writer()
+    if architecture is None:
+        candidate = _candidate(runs, study, trial, data)
+        assert study is not None  # _candidate has seen to it
+        assert trial is not None
+        run = Run(retrain_folder(runs, study, trial, recipe, epochs, seed))
+        network, digest = candidate["architecture"], candidate["data"]["digest"]
+
+        def open_subject() -> Subject:
+            return Subject(network, *_same_data(candidate["data"], console), study, trial)
+    else:
+        if study is not None or trial is not None:
+            raise UserError("name a network by --study and --trial, or by --architecture and --data, not by both")
+        check_network(architecture)
+        network = architecture if architecture in COMPARATORS else str(resolve(architecture))
+        named = Subject(network, *open_data(console, data, subset, fold))
+        digest = named.features.digest
+        run = Run(network_folder(runs, named.dataset.name, named.preset or network, recipe, epochs, seed))
+
+        def open_subject() -> Subject:
+            return named
+
     run.path.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{run.path} is being trained by another process; wait for it or end it"
     with held(run.path.parent / f".{run.path.name}.lock", busy):
-        if _finished(run, candidate, resume):
+        if _finished(run, network, digest, resume):
             if tta and (run.scores or {}).get("tta", {}).get("draws") != tta:
                 raise UserError(
                     f"{run.path} has finished without --tta {tta}, and test is scored once; choose another --seed"
                 )
             console.print(f"{run.path} has finished already; these are its scores")
             return run
-        dataset, features = _same_data(candidate.config["data"], console)
-        inputs = load_inputs(dataset, features)
-        architecture = Architecture.parse(candidate.config["architecture"])
-        clips = epochs * len(inputs.splits["train"])
-        cost = count(architecture, inputs.size, len(dataset.classes))
-        run.path.mkdir(exist_ok=True)
-        run.write_json(
-            "run.json",
-            {
-                "kind": "retrain",
-                "study": study,
-                "trial": trial,
-                "architecture": str(architecture),
-                "preset": candidate.config.get("preset"),
-                "params": cost.params,
-                "macs": cost.macs,
-                "data": data_record(dataset, features),
-                "input": list(inputs.size),
-                "train_input": list(inputs.size),
-                "recipe": dataclasses.asdict(chosen),
-                "epochs": epochs,
-                "clips": clips,
-                "seed": seed,
-                "device": str(target),
-            },
-        )
-        run.write_json("provenance.json", provenance())
-
-        def say(row: dict[str, Any], eta_s: float) -> None:
-            console.print(
-                f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.3f}  train {row['train_accuracy']:.1%}  "
-                f"val {row['val_accuracy']:.1%}  {row['seconds']:.1f} s  about {eta_s / 60:.1f} min left"
-            )
-
-        console.print(
-            f"training {architecture} on {dataset.name}{' (synthetic data)' if dataset.synthetic else ''}: {epochs} epochs of "
-            f"{len(inputs.splits['train'])} clips at {inputs.size[0]}x{inputs.size[1]} on {target}"
-        )
-        try:
-            with _stop_on_signals() as check:
-                model, _ = train_recorded(
-                    *(run, architecture, inputs, chosen, clips, seed, target),
-                    keep_checkpoints=True,
-                    resume=resume,
-                    on_epoch=say,
-                    on_batch=check,
-                )
-        except Stopped as stopped:
-            console.print(f"stopped; finished epochs are kept. The same command with --resume goes on: {run.path}")
-            raise KeyboardInterrupt from stopped
-        seen = {clip.recorder for clip in inputs.splits["train"].clips}
-        del inputs  # train need not be in memory twice
-        inputs = load_inputs(dataset, features, splits=("test",))
-        said = predictions(model, inputs, "test", target)
-        run.write_predictions("test", said)
-        found = {"split": "test", **scores(said, dataset.classes, seen)}
-        if tta:
-            views = predictions(model, inputs, "test", target, draws=tta, recipe=chosen)
-            found["tta"] = {"draws": tta, **scores(views, dataset.classes, seen)}
-        run.write_json("scores.json", found)
-        _write_finished(run)
+        subject = open_subject()
+        with _disk_errors(run):
+            _train_and_score(run, subject, plan, console, resume=resume, tensorboard=tensorboard)
         return run
 
 
-def _finished(run: Run, candidate: Run, resume: bool) -> bool:
+def _candidate(runs: Path, study: str | None, trial: int | None, data: str | None) -> dict[str, Any]:
+    """What a study recorded of a trial."""
+    if study is None or trial is None:
+        raise UserError("name the network: --study NAME --trial N, or --architecture NETWORK --data FOLDER")
+    if data is not None:
+        raise UserError("--data goes with --architecture; a trial is trained on its study's data")
+    run = Run(trial_folder(runs, study, trial))
+    if not (run.path / "run.json").exists():
+        raise UserError(f"study {study!r} has no trained trial {trial}: {run.path} holds no run")
+    return run.config
+
+
+def _train_and_score(
+    run: Run, subject: Subject, plan: Plan, console: Console, *, resume: bool, tensorboard: bool
+) -> None:
+    """Fill the run's folder, from where it stands to its end. Only under its lock."""
+    network, dataset, features = subject.network, subject.dataset, subject.features
+    recipe, epochs, device, tta = plan.recipe, plan.epochs, plan.device, plan.tta
+    inputs = load_inputs(dataset, features)
+    clips = epochs * len(inputs.splits["train"])
+    cost = count_network(network, inputs.size, len(dataset.classes))
+    _agree_on_threads(run, device, resume, console)
+    run.path.mkdir(exist_ok=True)
+    run.write_json(
+        "run.json",
+        {
+            "kind": "retrain",
+            "study": subject.study,
+            "trial": subject.trial,
+            "architecture": network,
+            "preset": subject.preset,
+            "params": cost.params,
+            "macs": cost.macs,
+            "data": data_record(dataset, features),
+            "input": list(inputs.size),
+            "train_input": list(inputs.size),
+            "recipe": dataclasses.asdict(recipe),
+            "epochs": epochs,
+            "clips": clips,
+            "seed": plan.seed,
+            "accumulate": plan.accumulate,
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+        },
+    )
+    _write_provenance(run, resume, console)
+
+    def say(row: dict[str, Any], eta_s: float) -> None:
+        console.print(
+            f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.3f}  train {row['train_accuracy']:.1%}  "
+            f"val {row['val_accuracy']:.1%}  {row['seconds']:.1f} s  about {eta_s / 60:.1f} min left"
+        )
+        if writer is not None:
+            _write_scalars(writer, row)
+
+    console.print(
+        f"training {network} on {dataset.name}{' (synthetic data)' if dataset.synthetic else ''}: {epochs} epochs of "
+        f"{len(inputs.splits['train'])} clips at {inputs.size[0]}x{inputs.size[1]} on {device}, recipe {recipe.name}",
+        soft_wrap=True,
+    )
+    try:
+        with ExitStack() as stack:
+            check = stack.enter_context(_stop_on_signals())
+            writer = None
+            if tensorboard:
+                writer = _summary_writer()(run.path / "tensorboard")
+                stack.callback(writer.close)
+            model, val = train_recorded(
+                *(run, network, inputs, recipe, clips, plan.seed, device),
+                accumulate=plan.accumulate,
+                keep_checkpoints=True,
+                resume=resume,
+                on_epoch=say,
+                check=check,
+                say=lambda line: console.print(line, markup=False, soft_wrap=True),
+            )
+    except Stopped as stopped:
+        console.print(f"stopped; all that was trained is kept. The same command with --resume goes on: {run.path}")
+        raise KeyboardInterrupt from stopped
+    model = _read_back(run, inputs, val, device)
+    seen = {clip.recorder for clip in inputs.splits["train"].clips}
+    del inputs  # train need not be in memory twice
+    inputs = load_inputs(dataset, features, splits=("test",))
+    said = predictions(model, inputs, "test", device)
+    run.write_predictions("test", said)
+    found = {"split": "test", **scores(said, dataset.classes, seen)}
+    if tta:
+        views = predictions(model, inputs, "test", device, draws=tta, recipe=recipe)
+        found["tta"] = {"draws": tta, **scores(views, dataset.classes, seen)}
+    run.write_json("scores.json", found)
+    _write_finished(run)
+
+
+@contextmanager
+def _disk_errors(run: Run) -> Iterator[None]:
+    """Says what to do where the run's folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{run.path} cannot be written ({error.strerror}); what was saved before is whole. Make room, or give yourself the rights, "
+            f"and go on with --resume"
+        ) from error
+
+
+def _read_back(run: Run, inputs: Inputs, val: Predictions, device: torch.device) -> torch.nn.Module:
+    """The network with the weights that lie on the disk. Raises `UserError` unless it says of val what the trained one said."""
+    model = load_model(run)[1].to(device)
+    again = predictions(model, inputs, "val", device)
+    apart = float(np.abs(again.probabilities_NK - val.probabilities_NK).max())
+    if apart > 1e-4 or again.accuracy != val.accuracy:
+        raise UserError(
+            f"{run.weights_path} does not hold what was trained: read back, it scores {again.accuracy:.2%} on val instead of "
+            f"{val.accuracy:.2%} (probabilities differ by {apart:.1g}); look at the disk, and go on with --resume"
+        )
+    return model
+
+
+def _agree_on_threads(run: Run, device: torch.device, resume: bool, console: Console) -> None:
+    """Go on with as many threads as the run began with: sums are then taken in the same order, and results equal to the bit."""
+    began = run.config.get("threads") if resume and (run.path / "run.json").exists() else None
+    if device.type == "cpu" and began is not None and began != torch.get_num_threads():
+        console.print(f"going on with {began} thread(s), as the run began; it has {torch.get_num_threads()} now")
+        torch.set_num_threads(began)
+
+
+def _write_provenance(run: Run, resume: bool, console: Console) -> None:
+    """Write down the process that trains; one that goes on keeps what was said of those before."""
+    before = run.provenance if resume else {}
+    now = provenance()
+    if before:
+        for what in ("git", "packages", "machine"):
+            if before[what] != now[what]:
+                console.print(
+                    f"not what the run began with ({what}): its end may differ in the last bits from one without a break"
+                )
+        now["resumed_from"] = [*before.pop("resumed_from", []), before]
+    run.write_json("provenance.json", now)
+
+
+def _finished(run: Run, network: str, digest: str, resume: bool) -> bool:
     """Whether the run is there and whole. Raises `UserError` when it is another network's, or unfinished and not to be resumed."""
     if not (run.path / "run.json").exists():
         return False
-    then, now = run.config, candidate.config
-    if (then["architecture"], then["data"]["digest"]) != (now["architecture"], now["data"]["digest"]):
+    then = run.config
+    if (then["architecture"], then["data"]["digest"]) != (network, digest):
         raise UserError(
-            f"{run.path} is another study's, of {then['architecture']}; move it away or choose another --seed"
+            f"{run.path} is another study's or other data's, of {then['architecture']}; move it away or choose another --seed"
         )
     if run.scores:
         if run.status.get("state") != "finished":  # killed between the two
@@ -177,33 +324,78 @@ def _same_data(record: dict[str, Any], console: Console) -> tuple[Dataset, Featu
     return dataset, features
 
 
+def _summary_writer() -> Any:
+    """TensorBoard's writer class. Raises `UserError` where the package is not there."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("--tensorboard needs the package tensorboard: pip install -e '.[tensorboard]'") from error
+    return SummaryWriter
+
+
+def _write_scalars(writer: Any, row: dict[str, Any]) -> None:
+    """One epoch as TensorBoard's scalars, over clips seen."""
+    for name in ("loss", "train_accuracy", "val_accuracy", "val_loss", "lr", "seconds"):
+        writer.add_scalar(name, row[name], row["clips_seen"])
+    writer.flush()
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m trainers.retrain", description=__doc__.split("\n")[0])
-    parser.add_argument("--study", required=True, metavar="NAME", help="the study that found the network")
-    parser.add_argument("--trial", required=True, type=int, help="the trial whose network is trained")
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)"
+    parser = argparse.ArgumentParser(prog="python -m trainers.retrain", description=(__doc__ or "").split("\n")[0])
+    add = parser.add_argument
+    add("--study", metavar="NAME", help="the study that found the network")
+    add("--trial", type=int, help="the trial whose network is trained")
+    add(
+        "--architecture",
+        metavar="NETWORK",
+        help="or any network: a name of the paper's tables, or a notation; with --data",
     )
-    parser.add_argument(
-        "--epochs", type=int, help="passes over all training clips (default: the recipe's, 60 or the paper's 200)"
+    add("--data", metavar="FOLDER", help="with --architecture: as for studies.run")
+    add("--subset", help="with --architecture: as for studies.run")
+    add("--fold", type=int, default=DEFAULT_FOLD, help="with --architecture: the test fold (default: 5)")
+    add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies and runs lie (default: runs)")
+    add("--epochs", type=int, help="passes over all training clips (default: the recipe's, 60 or the paper's 200)")
+    add("--recipe", default=DEFAULT_RECIPE, help=f"one of {', '.join(RECIPES)} (default: {DEFAULT_RECIPE})")
+    add("--seed", type=int, default=0)
+    add("--seeds", type=int, default=1, metavar="N", help="train with seeds SEED, SEED + 1, ..., one after the other")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add(
+        "--accumulate",
+        type=int,
+        default=1,
+        metavar="N",
+        help="pass each batch in N parts: less memory, batch norm over a part",
     )
-    parser.add_argument("--recipe", default="long", help=f"one of {', '.join(RECIPES)} (default: long)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument(
-        "--tta", type=int, default=0, metavar="N", help="also score test over N draws of the recipe's masks"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on after the last finished epoch")
-    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
+    add("--tta", type=int, default=0, metavar="N", help="also score test over N draws of the recipe's masks")
+    add("--tensorboard", action="store_true", help="also write TensorBoard scalars into the run's folder")
+    add("--resume", action="store_true", help="go on where an unfinished run stands")
+    add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
     options = vars(parser.parse_args(argv))
-    as_json = options.pop("json")
-    run = retrain(**options, console=open_console(stderr=as_json))
+    as_json, seed, seeds = options.pop("json"), options.pop("seed"), options.pop("seeds")
+    if seeds < 1:
+        raise UserError(f"--seeds is at least 1, not {seeds}")
+    check_seed(seed)
+    check_seed(seed + seeds - 1)
+    console = open_console(stderr=as_json)
+    finished = []
+    for number in range(seed, seed + seeds):
+        if seeds > 1:
+            console.print(f"seed {number}, {number - seed + 1} of {seeds}")
+        finished.append(retrain(**options, seed=number, console=console))
+        if not as_json:
+            _print_scores(finished[-1])
     if as_json:
-        json.dump({"run": str(run.path), **run.config, "metrics": run.metrics(), "test": run.scores}, sys.stdout)
+        documents = [
+            {"run": str(run.path), **run.config, "metrics": run.metrics(), "test": run.scores} for run in finished
+        ]
+        json.dump(
+            {**documents[0], "runs": documents, "summary": _summary(finished)} if seeds > 1 else documents[0],
+            sys.stdout,
+        )
         print()
-    else:
-        _print_scores(run)
+    elif seeds > 1:
+        _print_summary(console, _summary(finished))
     return 0
 
 
@@ -215,7 +407,9 @@ def _print_scores(run: Run) -> None:
     val = run.metrics()[-1]["val_accuracy"]
     console.print(
         f"\n{title}, test fold scored once ({test['n_clips']} clips): {test['accuracy']:.1%} "
-        f"(macro {test['macro_accuracy']:.1%}, log loss {test['log_loss']:.3f}); val {val:.1%}"
+        f"(macro {test['macro_accuracy']:.1%}, log loss {test['log_loss']:.3f}, calibration error {test['calibration_error']:.1%}); "
+        f"val {val:.1%}",
+        soft_wrap=True,
     )
     if "tta" in test:
         tta = test["tta"]
@@ -233,6 +427,34 @@ def _print_scores(run: Run) -> None:
     if test["unseen"] is not None and test["seen"] is not None:
         console.print(f"recorders of the training set {test['seen']:.1%}, others {test['unseen']:.1%}")
     console.print(f"everything is in {run.path}")
+
+
+def _summary(runs: list[Run]) -> dict[str, Any]:
+    """Mean and standard deviation over the seeds (0 to 1; None for one seed) of what the runs score."""
+    rows = [{**(run.scores or {}), "val_accuracy": run.metrics()[-1]["val_accuracy"]} for run in runs]
+    summary: dict[str, Any] = {"seeds": [run.config["seed"] for run in runs]}
+    for name, key in (
+        ("val", "val_accuracy"),
+        ("test", "accuracy"),
+        ("test_macro", "macro_accuracy"),
+        ("test_seen", "seen"),
+        ("test_unseen", "unseen"),
+        ("test_log_loss", "log_loss"),
+        ("test_calibration_error", "calibration_error"),
+    ):
+        values = [row[key] for row in rows if row[key] is not None]
+        summary[f"{name}_mean"] = statistics.fmean(values) if values else None
+        summary[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
+    return summary
+
+
+def _print_summary(console: Console, summary: dict[str, Any]) -> None:
+    table = Table("", "mean", "standard deviation", title=f"{len(summary['seeds'])} seeds")
+    for name in ("val", "test", "test_macro", "test_seen", "test_unseen"):
+        mean, std = summary[f"{name}_mean"], summary[f"{name}_std"]
+        if mean is not None:
+            table.add_row(name.replace("_", ", "), f"{mean:.1%}", "" if std is None else f"{100 * std:.1f} points")
+    console.print(table)
 
 
 @contextmanager

@@ -7,14 +7,17 @@
     weights.safetensors    the network and the normalisation of its input
     scores.json            the test split, scored once (full retrainings only)
     provenance.json        versions, git revision, command, machine
-    checkpoint.pt          the last finished epoch (full retrainings only)
+    checkpoint.pt          where a full retraining stands; checkpoint.previous.pt is the one before
+    tensorboard/           scalars for TensorBoard, where asked for
 
-A study's candidates lie in `runs/<study>/trials/<trial>`, full retrainings in `runs/<study>/retrain/`.
+A study's candidates lie in `runs/<study>/trials/<trial>`, full retrainings of them in `runs/<study>/retrain/`, those of networks that no
+study found in `runs/retrain/`.
 """
 
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -38,6 +41,7 @@ import psutil
 
 from search_space.errors import UserError
 
+_LONGEST_NAME = 150  # file systems take 255 bytes
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -196,6 +200,17 @@ def trial_folder(runs: Path | str, study: str, trial: int) -> Path:
 def retrain_folder(runs: Path | str, study: str, trial: int, recipe: str, epochs: int, seed: int) -> Path:
     """`runs/<study>/retrain/00017-<recipe>-e60-s0`: a full retraining's folder."""
     return study_folder(runs, study) / "retrain" / f"{trial:05d}-{recipe}-e{epochs}-s{seed}"
+
+
+def network_folder(runs: Path | str, data: str, network: str, recipe: str, epochs: int, seed: int) -> Path:
+    """`runs/retrain/esc50-dssdn-large-<recipe>-e60-s0`: the folder of a full retraining of a network that no study found.
+
+    A notation too long for a file's name is cut, with the first digits of its SHA-256 behind it.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{data}-{network}")
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return Path(runs) / "retrain" / f"{name}-{recipe}-e{epochs}-s{seed}"
 
 
 @contextmanager

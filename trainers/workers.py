@@ -23,7 +23,7 @@ from trainers.config import Recipe
 from trainers.datasets import Dataset
 from trainers.features import prepare
 from trainers.inputs import MEMORY_SHARE, Inputs, load_inputs
-from trainers.loop import Stopped, predict, predictions, resolve_device, seeded_model, train
+from trainers.loop import Course, Stopped, predict, predictions, resolve_device, seeded_model, train
 from trainers.metrics import scores
 from trainers.recorded import train_recorded
 from trainers.runs import Run, available_cores, provenance
@@ -54,7 +54,7 @@ class _Worker:
     device: torch.device
     stop: Event
 
-    def check(self) -> None:
+    def check(self, _: Course | None = None) -> None:
         """Raises `Stopped` when the study is stopping."""
         if self.stop.is_set():
             raise Stopped
@@ -162,7 +162,7 @@ def train_candidate(architecture: str, path: str, config: dict[str, Any]) -> dic
             config["seed"],
             worker.device,
         ),
-        on_batch=worker.check,
+        check=worker.check,
     )
     if task.score_test:
         _score_test(worker, run, model)
