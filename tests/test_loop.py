@@ -345,7 +345,7 @@ class TestAccumulation:
             assert parameter.grad is not None
             expected = parameter.detach() - lr * parameter.grad
             torch.testing.assert_close(stepped.get_parameter(name).detach(), expected, rtol=1e-5, atol=1e-8)
-            moved += float((expected - parameter).abs().sum())
+            moved += float((expected - parameter).detach().abs().sum())
         assert moved > 0
 
     def test_parts_change_the_batch_norm_alone(self, inputs: Inputs) -> None:

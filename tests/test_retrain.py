@@ -29,12 +29,13 @@ from search_space.errors import UserError, open_console
 from studies import open_study
 from trainers.config import Recipe, get_recipe, short
 from trainers.datasets import Clip
-from trainers.inputs import Inputs, Split, load_inputs
+from trainers.inputs import Inputs, Split, data_record, load_inputs
 from trainers.loop import Stopped
 from trainers.metrics import log_loss
+from trainers.opening import open_data
 from trainers.recorded import load_model, train_recorded
-from trainers.retrain import _read_back, _same_data, main, retrain
-from trainers.runs import Run, retrain_folder
+from trainers.retrain import _read_back, main, retrain
+from trainers.runs import Run, network_folder, retrain_folder
 
 ROOT = Path(__file__).parent.parent
 
@@ -143,10 +144,19 @@ def test_the_saved_network_says_what_the_run_recorded(own_study: Path) -> None:
     np.testing.assert_allclose(probabilities, recorded.probabilities_NK, atol=1e-4)
 
 
-def command(runs: Path, *options: str, epochs: int = 4, seed: int = 1) -> list[str]:
-    """A retraining of the tiny study's trial 1, for a process of its own."""
-    named = ["--study", "tiny", "--trial", "1", "--runs", str(runs), "--device", "cpu"]
-    return [sys.executable, "-m", "trainers.retrain", *named, "--epochs", str(epochs), "--seed", str(seed), *options]
+SMALL = "dssdn_c8-12_r0.5_sc_h8"
+
+
+def again(runs: Path, folder: Path, *, seed: int = 1, **options: Any) -> Run:
+    """Four epochs of a small network, in this process."""
+    named: dict[str, Any] = {"architecture": SMALL, "data": str(folder), "epochs": 4, "device": "cpu"}
+    return retrain(runs, **named, seed=seed, **options)
+
+
+def command(runs: Path, folder: Path, *options: str) -> list[str]:
+    """The same for a process of its own."""
+    named = ["--architecture", SMALL, "--data", str(folder), "--runs", str(runs), "--epochs", "4", "--seed", "1"]
+    return [sys.executable, "-m", "trainers.retrain", *named, "--device", "cpu", *options]
 
 
 def wait_for(what: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
@@ -167,28 +177,30 @@ def assert_same_weights(run: Run, expected: dict[str, torch.Tensor]) -> None:
 
 
 class TestGoingOn:
-    @pytest.fixture
-    def undisturbed(self, own_study: Path) -> dict[str, torch.Tensor]:
-        """The weights of four epochs without a break, their run's folder gone."""
-        run = retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu")
-        weights = load_file(run.weights_path)
-        shutil.rmtree(run.path)
-        return weights
+    @pytest.fixture(scope="class")
+    @classmethod
+    def undisturbed(cls, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+        """The weights of four epochs without a break."""
+        return load_file(again(tmp_path_factory.mktemp("undisturbed"), tiny_folder).weights_path)
 
     @pytest.fixture
-    def run(self, own_study: Path) -> Run:
-        return Run(retrain_folder(own_study, "tiny", 1, "strong", 4, 1))
+    def runs(self, tmp_path: Path) -> Path:
+        return tmp_path / "runs"
+
+    @pytest.fixture
+    def run(self, runs: Path) -> Run:
+        return Run(network_folder(runs, "esc", SMALL, "strong", 4, 1))
 
     @pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.slow)])
     def test_kills_at_random_moments_change_no_bit(
-        self, own_study: Path, undisturbed: dict[str, torch.Tensor], run: Run, kills: int
+        self, runs: Path, tiny_folder: Path, undisturbed: dict[str, torch.Tensor], run: Run, kills: int
     ) -> None:
         """After each kill another process goes on; finished runs are compared and begun again. A moment is any in the two seconds, about
         what the run takes, from when a process has said that it trains."""
         draw, done, finished, whole_s = random.Random(kills), 0, 0, 2.0
         while done < kills or finished == 0:
             before = run.status
-            process = start(command(own_study, "--resume"))
+            process = start(command(runs, tiny_folder, "--resume"))
             wait_for(lambda before=before: run.status not in ({}, before), process)  # type: ignore[misc]
             began = time.monotonic()
             if done < kills:
@@ -202,7 +214,7 @@ class TestGoingOn:
                 assert not run.alive
                 if run.scores is None and run.path.joinpath("run.json").exists():
                     with pytest.raises(UserError, match="--resume"):
-                        retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu")
+                        again(runs, tiny_folder)
             if run.scores is not None:
                 assert_same_weights(run, undisturbed)
                 assert [row["epoch"] for row in run.metrics()] == [1, 2, 3, 4]
@@ -212,9 +224,11 @@ class TestGoingOn:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_asked_to_end_it_keeps_the_batches_of_the_epoch_under_way(
-        self, own_study: Path, undisturbed: dict[str, torch.Tensor], run: Run, number: int
+        self, runs: Path, tiny_folder: Path, undisturbed: dict[str, torch.Tensor], run: Run, number: int
     ) -> None:
-        process = subprocess.Popen(command(own_study), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command(runs, tiny_folder), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         wait_for(lambda: bool(run.metrics()), process)
         process.send_signal(number)
         said, _ = process.communicate(timeout=60)
@@ -224,18 +238,19 @@ class TestGoingOn:
         kept = torch.load(run.path / "checkpoint.pt", weights_only=True)
         assert kept["epoch"] >= 1
         assert run.scores is None
-        resumed = retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu", resume=True)
+        resumed = again(runs, tiny_folder, resume=True)
         assert_same_weights(resumed, undisturbed)
         assert len(resumed.provenance["resumed_from"]) == 1
 
-    def test_within_an_epoch(self, own_study: Path, undisturbed: dict[str, torch.Tensor], run: Run) -> None:
+    def test_within_an_epoch(
+        self, runs: Path, tiny_folder: Path, undisturbed: dict[str, torch.Tensor], run: Run
+    ) -> None:
         """Stopped before its second batch: nothing else has been kept by then."""
-        study = open_study("tiny", own_study)
-        config = study.run(1).config
-        dataset, features = _same_data(config["data"], open_console(stderr=True))
+        dataset, features = open_data(open_console(stderr=True), str(tiny_folder))
+        config = {"architecture": SMALL, "data": data_record(dataset, features)}
         inputs, recipe = load_inputs(dataset, features), get_recipe("strong")
         recipe = dataclasses.replace(recipe, batch_size=8)
-        arguments = (config["architecture"], inputs, recipe, 2 * len(inputs.splits["train"]), 0, torch.device("cpu"))
+        arguments = (SMALL, inputs, recipe, 2 * len(inputs.splits["train"]), 0, torch.device("cpu"))
         whole, _ = train_recorded(self._run(run.path / "whole", config, recipe), *arguments, keep_checkpoints=True)
         broken, calls = self._run(run.path / "broken", config, recipe), iter([None, Stopped()])
 
@@ -258,14 +273,17 @@ class TestGoingOn:
 
     @pytest.mark.parametrize("how", ["cut", "one byte", "nothing in it", "another file"])
     def test_a_torn_checkpoint_is_refused_and_the_previous_one_used(
-        self, own_study: Path, undisturbed: dict[str, torch.Tensor], run: Run, how: str
+        self, runs: Path, tiny_folder: Path, undisturbed: dict[str, torch.Tensor], run: Run, how: str
     ) -> None:
         console = Console(file=io.StringIO(), width=1000)
-        retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu")
+        again(runs, tiny_folder)
         (run.path / "scores.json").unlink()
         path = run.path / "checkpoint.pt"
         whole = path.read_bytes()
-        middle = len(whole) // 2
+        tensors = torch.load(path, weights_only=True)["model"].values()
+        middle = (
+            whole.index(max(tensors, key=torch.numel).numpy().tobytes()) + 1
+        )  # within what is summed, not in the gaps
         path.write_bytes(
             {
                 "cut": whole[:middle],
@@ -274,7 +292,7 @@ class TestGoingOn:
                 "another file": b"not a checkpoint",
             }[how]
         )
-        retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu", resume=True, console=console)
+        again(runs, tiny_folder, resume=True, console=console)
         said = console.file.getvalue()  # type: ignore[attr-defined]
         assert "checkpoint.pt is torn" in said
         assert "going on from the one before, after epoch 3" in said
@@ -282,52 +300,54 @@ class TestGoingOn:
         assert "epoch 3/4" not in said
         assert_same_weights(run, undisturbed)
 
-    def test_anothers_checkpoint_is_refused_and_none_left_ends_it(self, own_study: Path, run: Run) -> None:
-        retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu")
-        other = retrain(own_study, "tiny", 1, epochs=4, seed=7, device="cpu")
+    def test_anothers_checkpoint_is_refused_and_none_left_ends_it(
+        self, runs: Path, tiny_folder: Path, run: Run
+    ) -> None:
+        again(runs, tiny_folder)
+        other = again(runs, tiny_folder, seed=7)
         (run.path / "scores.json").unlink()
         shutil.copy(other.path / "checkpoint.pt", run.path / "checkpoint.pt")
         (run.path / "checkpoint.previous.pt").write_bytes(b"")
         with pytest.raises(UserError, match=r"belongs to another training.*; .*previous\.pt is torn.*to start again"):
-            retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu", resume=True)
+            again(runs, tiny_folder, resume=True)
 
     def test_a_kill_between_two_names_leaves_the_previous_one(
-        self, own_study: Path, undisturbed: dict[str, torch.Tensor], run: Run
+        self, runs: Path, tiny_folder: Path, undisturbed: dict[str, torch.Tensor], run: Run
     ) -> None:
-        retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu")
+        again(runs, tiny_folder)
         (run.path / "scores.json").unlink()
         (run.path / "checkpoint.pt").unlink()
-        retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu", resume=True)
+        again(runs, tiny_folder, resume=True)
         assert_same_weights(run, undisturbed)
 
-    def test_a_full_disk_loses_nothing(self, own_study: Path, undisturbed: dict[str, torch.Tensor], run: Run) -> None:
-        """Files of more than 9 kB cannot be written for a while: that is less than a checkpoint."""
-        process = start(command(own_study))
+    def test_a_full_disk_loses_nothing(
+        self, runs: Path, tiny_folder: Path, undisturbed: dict[str, torch.Tensor], run: Run
+    ) -> None:
+        """Files of half a checkpoint's size cannot be written for a while."""
+        process = start(command(runs, tiny_folder))
         wait_for((run.path / "checkpoint.pt").exists, process)
         process.kill()
         process.wait()
         assert run.scores is None, "killed too late to say anything"
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (9000, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, ((run.path / "checkpoint.pt").stat().st_size // 2, hard))
         try:
             with pytest.raises(
                 UserError, match=r"cannot be written \(File too large\); what was saved before is whole"
             ):
-                retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu", resume=True)
+                again(runs, tiny_folder, resume=True)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu", resume=True)
+        again(runs, tiny_folder, resume=True)
         assert_same_weights(run, undisturbed)
         assert not [path for path in run.path.iterdir() if path.name.startswith(".")]
 
-    def test_weights_that_are_not_those_trained_are_noticed(self, own_study: Path, run: Run) -> None:
-        retrain(own_study, "tiny", 1, epochs=4, seed=1, device="cpu")
+    def test_weights_that_are_not_those_trained_are_noticed(self, runs: Path, tiny_folder: Path, run: Run) -> None:
+        again(runs, tiny_folder)
         tensors = load_file(run.weights_path)
         val = run.predictions("val")
         assert val is not None
-        study = open_study("tiny", own_study)
-        dataset, features = _same_data(study.run(1).config["data"], open_console(stderr=True))
-        inputs = load_inputs(dataset, features)
+        inputs = load_inputs(*open_data(open_console(stderr=True), str(tiny_folder)))
         assert isinstance(_read_back(run, inputs, val, torch.device("cpu")), torch.nn.Module)
         name = next(name for name in tensors if name.startswith("head.classes.weight"))
         save_file(tensors | {name: -tensors[name]}, run.weights_path)

@@ -171,6 +171,10 @@ def _train_and_score(
     cost = count_network(network, inputs.size, len(dataset.classes))
     _agree_on_threads(run, device, resume, console)
     run.path.mkdir(exist_ok=True)
+    for torn in run.path.glob(
+        ".[!j]*"
+    ):  # what a kill left of a file that was being written (`job.json` is another process's)
+        torn.unlink()
     run.write_json(
         "run.json",
         {
