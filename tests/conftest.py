@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+if count := os.environ.get(
+    "PYTEST_XDIST_WORKER_COUNT"
+):  # processes share the cores; threads beyond them only wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(count))))
 
 import numpy as np
 import pytest
