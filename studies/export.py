@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import pandas as pd
+import psutil
 from rich.console import Console
 
 from search_space.complexity import count_network
@@ -230,7 +231,7 @@ def _export_run(console: Console, run: Run, formats: tuple[str, ...], out: Path 
     for name, frame in tables.items():
         done.add("csv", paths[name], _csv(frame, "%.9g" if name.startswith("predictions") else None))
     if set(formats) - {"csv"}:
-        _run_programs(console, done, [format for format in formats if format in ("onnx", "pt2")], paths)
+        _make_programs(console, done, [format for format in formats if format in ("onnx", "pt2")], paths)
     if "card" in formats:
         done.add("card", paths["card.md"], card(run, done).encode())
     for path, content in done.files.items():
@@ -253,7 +254,7 @@ def _export_run(console: Console, run: Run, formats: tuple[str, ...], out: Path 
     }
 
 
-def _run_programs(console: Console, done: Exported, formats: list[str], paths: Mapping[str, Path]) -> None:
+def _make_programs(console: Console, done: Exported, formats: list[str], paths: Mapping[str, Path]) -> None:
     """Make and check the programs, and time one clip, in torch and what ONNX there is."""
     from trainers import programs
     from trainers.recorded import load_model
@@ -293,7 +294,8 @@ def _run_programs(console: Console, done: Exported, formats: list[str], paths: M
     found = programs.latency_ms(calls, probe.logmel_BCTF)
     done.latency = {
         "ms": found,
-        "threads": programs.threads(),
+        "threads": programs.THREADS,
+        "load": round(psutil.getloadavg()[0], 1),
         "input": done.run.config["train_input"],
         "machine": provenance()["machine"],
     }
@@ -302,9 +304,11 @@ def _run_programs(console: Console, done: Exported, formats: list[str], paths: M
 
 def _latency_line(latency: Mapping[str, Any]) -> str:
     frames, mels = latency["input"]
-    each = ", ".join(f"{name} {ms:.3g} ms" for name, ms in latency["ms"].items())
-    n = latency["threads"]
-    return f"one clip of {frames}x{mels} on the CPU, {n} thread{'s' * (n > 1)}, median of alternating runs: {each}"
+    each = ", ".join(f"{name} {ms:,.2f} ms" for name, ms in latency["ms"].items())
+    return (
+        f"one clip of {frames}x{mels} on {latency['threads']} thread of the CPU, median of alternating runs: {each} (load of the "
+        f"machine: {latency['load']:g} on {latency['machine']['cores']} cores)"
+    )
 
 
 def _predictions_frame(said: Predictions, classes: Sequence[str]) -> pd.DataFrame:
@@ -503,8 +507,7 @@ def _measured(done: Exported) -> Iterable[str]:
     if done.latency:
         machine = done.latency["machine"]
         yield (
-            f"{_latency_line(done.latency)} ({machine['processor']}, {machine['cores']} cores, {machine['system']}; "
-            f"log-mel not included)."
+            f"{_latency_line(done.latency)}; {machine['processor']}, {machine['system']}, making the log-mel not included."
         )
     lines = [
         f"`network.{name}`: logits differ from torch's by at most {found['greatest_difference']:.2g} on {found['input']}"

@@ -40,6 +40,11 @@ PROBES = 8
 METADATA = "metadata.json"
 """The name under which a torch.export program holds its metadata (`extra_files` of `torch.export.load`)."""
 
+# One, because two of a busy machine wait for each other. Measured: torch with 2 threads beside two other processes, 2 cores:
+# 1,710 ms for a clip that takes 4 with 1 thread (python -m studies.export, a candidate at 72x64).
+THREADS = 1
+"""Threads that torch and ONNX programs run on while they are timed."""
+
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 # Assumed: enough for a median; the second bound keeps large networks from being timed for minutes.
 _ROUNDS, _ROUNDS_S, _LEAST_ROUNDS = 50, 3.0, 7
@@ -207,27 +212,14 @@ PROGRAMS: dict[str, Callable[[nn.Module, Probe, Mapping[str, str]], Program]] = 
 def latency_ms(calls: Mapping[str, Call], logmel_BCTF: NDArray[np.float32]) -> dict[str, float]:
     """Milliseconds (median) that each of `calls` takes for one clip, the first of the batch.
 
-    They run in turns, so that what else the machine does meets all of them alike.
+    They run in turns, so that what else the machine does meets all of them alike, and torch on `THREADS` threads.
     """
-    clip_BCTF = np.ascontiguousarray(logmel_BCTF[:1])
-    for call in calls.values():
-        for _ in range(3):
-            call(clip_BCTF)
-    taken_s: dict[str, list[float]] = {name: [] for name in calls}
-    began = time.perf_counter()
-    for number in range(_ROUNDS):
-        if number >= _LEAST_ROUNDS and time.perf_counter() - began > _ROUNDS_S:
-            break
-        for name, call in calls.items():
-            before = time.perf_counter()
-            call(clip_BCTF)
-            taken_s[name].append(time.perf_counter() - before)
-    return {name: 1e3 * statistics.median(each_s) for name, each_s in taken_s.items()}
-
-
-def threads() -> int:
-    """Threads that both torch and the ONNX program run on here."""
-    return torch.get_num_threads()
+    before_threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        return _medians_ms(calls, np.ascontiguousarray(logmel_BCTF[:1]))
+    finally:
+        torch.set_num_threads(before_threads)
 
 
 # ------------------------------------------------------------------------------------------------------------- clips
@@ -278,11 +270,10 @@ def _check_named(names: tuple[str, ...], known: Any) -> None:
 
 def _traced(network: nn.Module, probe: Probe) -> ExportedProgram:
     """The network's forward, whatever form it takes, with a batch of any size."""
-    # Two clips, because torch takes a 1 for a constant.
-    example_BCTF = torch.from_numpy(np.resize(probe.logmel_BCTF, (2, *probe.logmel_BCTF.shape[1:])))
+    example_BCTF = torch.zeros(2, *probe.logmel_BCTF.shape[1:])  # two clips, because torch takes a 1 for a constant
     batch = torch.export.Dim("batch", min=1)
     with _quiet(), torch.no_grad():
-        return torch.export.export(network.eval(), (torch.zeros_like(example_BCTF),), dynamic_shapes=({0: batch},))
+        return torch.export.export(network.eval(), (example_BCTF,), dynamic_shapes=({0: batch},))
 
 
 def _tidy(model: Any) -> None:
@@ -304,10 +295,8 @@ def _onnx_call(content: bytes) -> Call:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = THREADS
     options.log_severity_level = 3
-    # Its idle threads would otherwise spin on while torch is being timed.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def call(logmel_BCTF: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -329,6 +318,22 @@ def _checked(kind: str, call: Call, network: nn.Module, probe: Probe) -> float:
             f"{TOLERANCE:g}: nothing is written"
         )
     return max(differences)
+
+
+def _medians_ms(calls: Mapping[str, Call], clip_BCTF: NDArray[np.float32]) -> dict[str, float]:
+    for call in calls.values():
+        for _ in range(3):
+            call(clip_BCTF)
+    taken_s: dict[str, list[float]] = {name: [] for name in calls}
+    began = time.perf_counter()
+    for number in range(_ROUNDS):
+        if number >= _LEAST_ROUNDS and time.perf_counter() - began > _ROUNDS_S:
+            break
+        for name, call in calls.items():
+            before = time.perf_counter()
+            call(clip_BCTF)
+            taken_s[name].append(time.perf_counter() - before)
+    return {name: 1e3 * statistics.median(each_s) for name, each_s in taken_s.items()}
 
 
 @contextmanager
