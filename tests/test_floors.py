@@ -24,7 +24,8 @@ FLOORS = {
 OWNERS = {
     "torch": {"search_space", "trainers", "benchmarks"},
     "torchaudio": {"trainers", "benchmarks"},
-    "fvcore": {"search_space"},
+    "onnx": {"trainers"},
+    "onnxruntime": {"trainers"},
     "soundfile": {"trainers", "benchmarks"},
     "pooch": {"trainers"},
     "safetensors": {"trainers"},
@@ -56,6 +57,7 @@ TORCH_FREE = [
     "studies",
     "studies.analysis",
     "studies.charts",
+    "studies.export",
     "studies.jobs",
     "studies.records",
     "dashboard",

@@ -519,3 +519,11 @@ def test_weights_of_another_network_are_refused(own_study: Path) -> None:
     shutil.copy(study.run(0).weights_path, study.run(1).weights_path)
     with pytest.raises(UserError, match="weights of another network"):
         load_model(study.run(1))
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", b"\xff" * 100])
+def test_torn_weights_are_named(own_study: Path, content: bytes) -> None:
+    run = open_study("tiny", own_study).run(1)
+    run.weights_path.write_bytes(content)
+    with pytest.raises(UserError, match=r"weights\.safetensors is torn or no safetensors file"):
+        load_model(run)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -191,7 +192,12 @@ def load_model(run: Run) -> nn.Sequential:
     config = run.config
     if not run.weights_path.exists():
         raise UserError(f"{run.path} has no weights: its training has not finished")
-    tensors = load_file(run.weights_path)
+    try:
+        tensors = load_file(run.weights_path)
+    except SafetensorError as error:
+        raise UserError(
+            f"{run.weights_path} is torn or no safetensors file ({error}); train this network again"
+        ) from error
     model = build_model(config["architecture"], len(config["data"]["classes"]), config["train_input"][1])
     normalise = Normalise(tensors.pop(_MEAN), tensors.pop(_STD))
     try:
