@@ -61,7 +61,7 @@ def short() -> Recipe:
 def strong() -> Recipe:
     """The default of a full retraining: the short recipe over many epochs, with masks against overfitting.
 
-    Source: `python -m benchmarks.recipes` (studies/LOG.md): the best on validation clips of what was compared.
+    Assumed: two masks along each axis of up to a sixteenth of it; `python -m benchmarks.recipes` compares it with its neighbours.
     """
     return replace(short(), name="strong", masks=2, mask_width=1 / 16)
 
