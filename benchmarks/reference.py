@@ -95,7 +95,7 @@ class Reference(nn.Module):
         if kind == "sc":
             groups = x_BCTF.shape[1] // self._weight(f"{name}.pointwise").shape[1]
             return self._cross(
-                self._conv(x_BCTF, f"{name}.pointwise", groups=groups), f"{name}.cross", options.get("dilation", 1)
+                self._conv(x_BCTF, f"{name}.pointwise", groups=groups), f"{name}.cross", int(options.get("dilation", 1))
             )
         if kind == "osc":
             return self._cross(self._conv(self._conv(x_BCTF, f"{name}.squeeze"), f"{name}.expand"), f"{name}.cross")
@@ -129,9 +129,7 @@ class Reference(nn.Module):
         return y_BCTF.relu()
 
     def _conv(self, x_BCTF: Tensor, name: str, padding: int = 0, groups: int = 1) -> Tensor:
-        return functional.conv2d(
-            x_BCTF, self._weight(name), self._bias(name), padding=padding, groups=groups
-        )
+        return functional.conv2d(x_BCTF, self._weight(name), self._bias(name), padding=padding, groups=groups)
 
     def _linear(self, x_BC: Tensor, name: str) -> Tensor:
         return functional.linear(x_BC, self._weight(name), self._bias(name))
@@ -141,4 +139,4 @@ class Reference(nn.Module):
 
     def _bias(self, name: str) -> Tensor | None:
         key = f"{name}.bias".replace(".", "/")
-        return self.weights[key] if key in self.weights else None
+        return self.weights[key] if key in self.weights else None  # noqa: SIM401  # a ParameterDict

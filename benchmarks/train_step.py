@@ -58,7 +58,13 @@ def step(side: str, network: str, size: tuple[int, int], batch: int) -> Callable
 
 
 def measure(
-    network: str, size: tuple[int, int], batch: int, rounds: int, threads: int, ceilings: dict[Any, float], compile: bool
+    network: str,
+    size: tuple[int, int],
+    batch: int,
+    rounds: int,
+    threads: int,
+    ceilings: dict[Any, float],
+    compile: bool,
 ) -> dict[str, Any]:
     """The case's row of the report."""
     architecture = resolve(network)
@@ -106,7 +112,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--network", default="dssdn-large", help="a name or a notation (default: dssdn-large)")
     parser.add_argument("--input", metavar="TxF", help="one input instead of the four")
     parser.add_argument("--batch", type=int, help="clips a step (default: 8 at 431x256, else 32)")
-    parser.add_argument("--sampled", type=int, default=0, metavar="N", help="N networks of the wide space at 431x256 instead")
+    parser.add_argument(
+        "--sampled", type=int, default=0, metavar="N", help="N networks of the wide space at 431x256 instead"
+    )
     parser.add_argument("--compile", action="store_true", help="also ours with torch.compile")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each side (default: 5)")
     parser.add_argument("--threads", type=int, help="default: all cores")
@@ -129,7 +137,9 @@ def main(argv: list[str] | None = None) -> int:
     report: dict[str, Any] = {**machine(), "rounds": options.rounds, "cases": []}
     report["copy_bytes_per_s"] = ceilings["bandwidth"]
     report["matmul_flop_per_s"] = {str(t).removeprefix("torch."): ceilings[t] for t in (torch.bfloat16, torch.float32)}
-    table = Table("network", "input", "reference", "kept", "ours", "ratio", "kept", "floors", "compiled", title="ms a clip")
+    table = Table(
+        "network", "input", "reference", "kept", "ours", "ratio", "kept", "floors", "compiled", title="ms a clip"
+    )
     for network, size, batch in jobs:
         row = measure(network, size, batch, options.rounds, threads, ceilings, options.compile)
         report["cases"].append(row)

@@ -107,7 +107,7 @@ def plain(model: nn.Module) -> nn.Module:
     if isinstance(copied, Cross):
         return PlainCross(copied)
     for parent in list(copied.modules()):
-        parent.plain = True
+        parent.plain = True  # type: ignore[assignment]  # read by `runs_fused`
         for name, child in parent.named_children():
             if isinstance(child, Cross):
                 setattr(parent, name, PlainCross(child))
@@ -240,7 +240,7 @@ class DistillationBlock(nn.Module):
     def forward(self, x_BCTF: Tensor) -> Tensor:
         n_heavy, n_light = cut(self.block, self.merge, x_BCTF.shape[3])
         parts = self._two_parts(x_BCTF, n_heavy, n_light) if n_light else [self._distil(x_BCTF)]
-        if self.training and runs_fused(x_BCTF, self):
+        if self.training and runs_fused(x_BCTF, self) and fused.finish_pays(parts):
             kernel = self.attention.conv.weight if isinstance(self.attention, ChannelAttention) else None
             return fused.finish(parts, kernel, self.norm, self.factors)
         return self.pool(self.relu(self.norm(self.attention(torch.cat(parts, 3) if n_light else parts[0]))))
@@ -288,9 +288,10 @@ class PlainBlock(nn.Module):
         self.pool = _pool(self.factors)
 
     def forward(self, x_BCTF: Tensor) -> Tensor:
-        if self.training and runs_fused(x_BCTF, self):
-            return fused.finish([self.operator(x_BCTF)], None, self.norm, self.factors)
-        return self.pool(self.relu(self.norm(self.operator(x_BCTF))))
+        y_BCTF = self.operator(x_BCTF)
+        if self.training and runs_fused(x_BCTF, self) and fused.finish_pays([y_BCTF]):
+            return fused.finish([y_BCTF], None, self.norm, self.factors)
+        return self.pool(self.relu(self.norm(y_BCTF)))
 
 
 def _pool(factors: tuple[int, int]) -> nn.Module:

@@ -23,6 +23,13 @@ from torch.nn import functional
 
 _aten = torch.ops.aten
 
+SMALL = 2**16
+"""Values of a clip's map from which `finish` goes clip by clip.
+
+Measured: a step of DSSDN-Large, batch 32, one core, ms a clip at 43x64 and 143x64: 4.2 and 9.6 with 0, 3.5 and 9.3 with this, 3.8 and
+11.0 never.
+"""
+
 
 def cut(x_BCTF: Tensor, n_low: int, n_high: int) -> tuple[Tensor, Tensor]:
     """The lowest `n_low` mel bins and the `n_high` above them, both in channels_last; bins above those are left out.
@@ -105,7 +112,17 @@ class _AddProduct(torch.autograd.Function):
     def backward(ctx: Any, dy_BCTF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x_BCTF, weight = ctx.saved_tensors
         dx_BCTF, dweight, _ = _aten.convolution_backward(
-            dy_BCTF, x_BCTF, weight[:, :, None, None], None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False]
+            dy_BCTF,
+            x_BCTF,
+            weight[:, :, None, None],
+            None,
+            [1, 1],
+            [0, 0],
+            [1, 1],
+            False,
+            [0, 0],
+            1,
+            [True, True, False],
         )
         return dy_BCTF, dx_BCTF, dweight[:, :, 0, 0]
 
@@ -151,6 +168,11 @@ class _PutFirst(torch.autograd.Function):
         return dy_BCTF, _packed(dy_BCTF[:, : ctx.channels])
 
 
+def finish_pays(parts: list[Tensor]) -> bool:
+    """Whether `finish` beats the layers one by one: it goes clip by clip, so a clip must be worth its calls."""
+    return sum(part[0].numel() for part in parts) >= SMALL
+
+
 def finish(parts: list[Tensor], attention: Tensor | None, norm: nn.BatchNorm2d, pool: tuple[int, int]) -> Tensor:
     """pool(relu(norm(attention(the parts side by side along mel)))) in training, (B, C, T, F_p) each to (B, C, T // t, F // f).
 
@@ -164,6 +186,10 @@ def finish(parts: list[Tensor], attention: Tensor | None, norm: nn.BatchNorm2d, 
     pool = min(pool[0], T), min(pool[1], F)
     if any(part.shape[3] % pool[1] for part in parts[:-1]):  # a pooled bin would lie in two parts
         parts = [torch.cat(parts, 3)]
+    assert norm.num_batches_tracked is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.momentum is not None
     y_BCtf, mean_C, var_C = _Finish.apply(attention, norm.weight, norm.bias, norm.eps, pool, *parts)
     with torch.no_grad():
         norm.num_batches_tracked.add_(1)
@@ -175,11 +201,20 @@ def finish(parts: list[Tensor], attention: Tensor | None, norm: nn.BatchNorm2d, 
 class _Finish(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, attention: Tensor | None, weight: Tensor, bias: Tensor, eps: float, pool: tuple[int, int], *parts: Tensor
+        ctx: Any,
+        attention: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        pool: tuple[int, int],
+        *parts: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         parts = tuple(_packed(part) for part in parts)
         sizes = [part.shape[2] * part.shape[3] for part in parts]
-        unused = weight.detach().clone(), weight.detach().clone()  # running statistics, whose type is that of the answer
+        unused = (
+            weight.detach().clone(),
+            weight.detach().clone(),
+        )  # running statistics, whose type is that of the answer
         stats = [[torch.batch_norm_update_stats(y, *unused, 0.0) for y in part.split(1)] for part in parts]
         leaves = [torch.stack([torch.stack([stat[k] for stat in part]) for part in stats]) for k in (0, 1)]
         leaves += [weight.detach(), bias.detach(), *([] if attention is None else [attention.detach()])]
@@ -198,7 +233,9 @@ class _Finish(torch.autograd.Function):
             for index, y in enumerate(part.split(1)):
                 if mels:
                     z = _affine(y, a_BC[index].detach(), b_BC[index].detach(), scratch).relu_()
-                    out_BCtf[index : index + 1, :, :, start : start + mels] = functional.avg_pool2d(z, pool) if pool != (1, 1) else z
+                    out_BCtf[index : index + 1, :, :, start : start + mels] = (
+                        functional.avg_pool2d(z, pool) if pool != (1, 1) else z
+                    )
             start += mels
         ctx.mark_non_differentiable(mean_C, var_C)
         return out_BCtf, mean_C.detach(), var_C.detach()
@@ -208,7 +245,12 @@ class _Finish(torch.autograd.Function):
     def backward(ctx: Any, dout_BCtf: Tensor, _mean: Any, _var: Any) -> tuple[Any, ...]:
         parts, (a_BC, b_BC), (t, f) = ctx.saved_tensors, ctx.coefficients, ctx.pool
         dout_BCtf = _packed(dout_BCtf / (t * f) if t * f > 1 else dout_BCtf)
-        dparts, da_BC, db_BC, start = [torch.empty_like(part) for part in parts], torch.zeros_like(a_BC), torch.zeros_like(b_BC), 0
+        dparts, da_BC, db_BC, start = (
+            [torch.empty_like(part) for part in parts],
+            torch.zeros_like(a_BC),
+            torch.zeros_like(b_BC),
+            0,
+        )
         for part, dpart in zip(parts, dparts, strict=True):
             mels = part.shape[3] // f
             scratch, spread = torch.empty_like(part[:1]), torch.zeros_like(part[:1])
@@ -220,8 +262,7 @@ class _Finish(torch.autograd.Function):
                 da_BC[index] += da_C
                 db_BC[index] += db_C
             start += mels
-        wanted = [leaf for leaf in ctx.leaves]
-        dmean_PBC, dvar_PBC, *rest = torch.autograd.grad(ctx.coefficients, wanted, (da_BC, db_BC))
+        dmean_PBC, dvar_PBC, *rest = torch.autograd.grad(ctx.coefficients, ctx.leaves, (da_BC, db_BC))
         mean_PBC = ctx.leaves[0].detach()
         for p, (part, dpart) in enumerate(zip(parts, dparts, strict=True)):
             n, scratch = part.shape[2] * part.shape[3], torch.empty_like(part[:1])
@@ -235,7 +276,14 @@ class _Finish(torch.autograd.Function):
 
 
 def _coefficients(
-    mean_PBC: Tensor, var_PBC: Tensor, weight: Tensor, bias: Tensor, attention: Tensor | None = None, *, eps: float, sizes: list[int]
+    mean_PBC: Tensor,
+    var_PBC: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    attention: Tensor | None = None,
+    *,
+    eps: float,
+    sizes: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """a and b (B, C) of attention and batch norm as y -> a y + b, and the batch's mean and variance (C), of what the attention gives.
 
@@ -273,13 +321,15 @@ def _sums(d_1CTF: Tensor, y_1CTF: Tensor) -> tuple[Tensor, Tensor]:
     """Sums over T and F of d y and of d, (C,) each, as the gradients of `_affine` by a and b."""
     ones = torch.ones(d_1CTF.shape[1], dtype=torch.float64 if d_1CTF.dtype == torch.float64 else torch.float32)
     zeros = torch.zeros_like(ones)
-    _, da_C, db_C = _aten.native_batch_norm_backward(d_1CTF, y_1CTF, ones, zeros, ones, zeros, ones, False, 0.0, [False, True, True])
+    _, da_C, db_C = _aten.native_batch_norm_backward(
+        d_1CTF, y_1CTF, ones, zeros, ones, zeros, ones, False, 0.0, [False, True, True]
+    )
     return da_C, db_C
 
 
 def _spread(d_BCtf: Tensor, pool: tuple[int, int], out_BCTF: Tensor) -> None:
     """Each value over all that the pool averaged into it; what no pool covered stays as it is."""
     t, f = pool
-    B, C, frames, mels = d_BCtf.shape
+    frames, mels = d_BCtf.shape[2:]
     covered = out_BCTF.permute(0, 2, 3, 1)[:, : frames * t, : mels * f]
     covered.unflatten(2, (mels, f)).unflatten(1, (frames, t)).copy_(d_BCtf.permute(0, 2, 3, 1)[:, :, None, :, None])

@@ -41,10 +41,8 @@ class _Inference(nn.Module):
         super().__init__()
         self.architecture = model.architecture
         with torch.no_grad():
-            self.stem = _normed(model.stem.conv, model.stem.norm)
-            self.blocks = nn.ModuleList(
-                _Block(block) if isinstance(block, DistillationBlock) else _Plain(block) for block in model.blocks
-            )
+            self.stem = _normed(model.stem.get_submodule("conv"), model.stem.get_submodule("norm"))
+            self.blocks = nn.ModuleList(map(_block, model.blocks))
         self.head = copy.deepcopy(model.head)
         self.requires_grad_(False)
 
@@ -71,9 +69,9 @@ class _Block(nn.Module):
     def __init__(self, block: DistillationBlock) -> None:
         super().__init__()
         self.block, self.heavy, self.merge, self.factors = block.block, block.heavy, block.merge, block.factors
-        self.first = _normed(block.first.operator, block.first.norm)
-        self.second = _normed(block.second.operator, block.second.norm)
-        self.third = _normed(block.third.operator, block.third.norm)
+        self.first = _stage(block.first)
+        self.second = _stage(block.second)
+        self.third = _stage(block.third)
         weights, bias = fused.product([block.distil_input, block.distil_first, None], block.fuse)
         self.weights = nn.ParameterList(weights)
         self.bias = nn.Parameter(bias)
@@ -90,7 +88,7 @@ class _Block(nn.Module):
             parts = [torch.cat(parts, 3)]
         factor_BC = self.factor[None]
         if isinstance(self.attention, ChannelAttention):
-            means_BC = sum(part.sum((2, 3)) for part in parts) / (size[0] * size[1])
+            means_BC = torch.stack([part.sum((2, 3)) for part in parts]).sum(0) / (size[0] * size[1])
             factor_BC = factor_BC * self.attention.scale(means_BC)
         shift_BC11, factor_BC11 = self.shift[None, :, None, None], factor_BC[:, :, None, None]
         done = [torch.addcmul(shift_BC11, part, factor_BC11).relu_() for part in parts]
@@ -113,11 +111,23 @@ class _Block(nn.Module):
         return fused.products([x_BCTH, first_BCTH, self.third(self.second(first_BCTH))], list(self.weights), self.bias)
 
 
-def _normed(operator: nn.Module, norm: nn.BatchNorm2d) -> nn.Sequential:
+def _block(block: nn.Module) -> nn.Module:
+    if isinstance(block, DistillationBlock):
+        return _Block(block)
+    assert isinstance(block, PlainBlock)
+    return _Plain(block)
+
+
+def _stage(stage: nn.Module) -> nn.Sequential:
+    return _normed(stage.get_submodule("operator"), stage.get_submodule("norm"))
+
+
+def _normed(operator: nn.Module, norm: nn.Module) -> nn.Sequential:
     """The operator, or a single convolution, with its batch norm and ReLU; an operator that ends in something else keeps its norm."""
+    assert isinstance(norm, nn.BatchNorm2d)
     layers = dict(operator.named_children()) if isinstance(operator, nn.Sequential) else {"conv": operator}
     layers = {name: _one_convolution(layer) for name, layer in copy.deepcopy(layers).items()}
-    name, last = list(layers.items())[-1]
+    last = list(layers.values())[-1]
     if isinstance(last, nn.Conv2d):
         factor_C, shift_C = _factor(norm)
         bias_C = shift_C if last.bias is None else last.bias * factor_C + shift_C

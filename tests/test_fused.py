@@ -4,10 +4,10 @@ import random
 
 import pytest
 import torch
-from benchmarks.reference import reference
 from torch import nn
 
-from search_space import build_model
+from benchmarks.reference import reference
+from search_space import build_model, fused
 from search_space.blocks import DistillationBlock, plain
 from search_space.comparators import COMPARATORS
 from search_space.inference import inference_form
@@ -30,6 +30,14 @@ OPTIONS = [
     "dssdn_c8-9-12_r0.75_conv_h16",
     "dssdn_c8-9-12_r1_sc_h16_plain",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _small_maps_too(monkeypatch):
+    """Small maps would take the layers one by one."""
+    monkeypatch.setattr(fused, "SMALL", 0)
+
+
 ODD_SIZES = [(2, 65, 7), (1, 65, 7), (3, 9, 1), (2, 12, 13)]
 every_network = pytest.mark.parametrize("network", [*PRESETS, "dl-o", *OPTIONS, *sampled(12)])
 
