@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from search_space import fused
 from search_space.complexity import cut, eca_kernel, part_channels, pool_after
 
 if TYPE_CHECKING:
@@ -67,8 +68,11 @@ class Cross(nn.Module):
             along_time = functional.conv2d(x_BCTF, self.along_time, padding=(d, 0), dilation=(d, 1), groups=channels)
             along_mel = functional.conv2d(x_BCTF, self.along_mel, padding=(0, d), dilation=(1, d), groups=channels)
             return along_time + along_mel
-        plus = functional.pad(self.along_time, (1, 1)) + functional.pad(self.along_mel, (0, 0, 1, 1))
-        return functional.conv2d(x_BCTF, plus, padding=d, dilation=d, groups=channels)
+        return functional.conv2d(x_BCTF, self.plus(), padding=d, dilation=d, groups=channels)
+
+    def plus(self) -> Tensor:
+        """The one kernel that the two make, (C, 1, 3, 3)."""
+        return functional.pad(self.along_time, (1, 1)) + functional.pad(self.along_mel, (0, 0, 1, 1))
 
 
 class PlainCross(nn.Module):
@@ -85,6 +89,13 @@ class PlainCross(nn.Module):
         return self.along_time(x_BCTF) + self.along_mel(x_BCTF)
 
 
+def runs_fused(x_BCTF: Tensor, module: nn.Module) -> bool:
+    """Whether a module runs in its fast form (`fused.py`): on a CPU, but not where its layers are to be seen, nor where a compiler
+    fuses better."""
+    plain = getattr(module, "plain", False)
+    return x_BCTF.is_cpu and not (plain or torch.jit.is_tracing() or torch.compiler.is_compiling())
+
+
 def plain(model: nn.Module) -> nn.Module:
     """A copy of a built model in which every convolution is an ordinary layer: the form to hand to an outside counter.
 
@@ -96,6 +107,7 @@ def plain(model: nn.Module) -> nn.Module:
     if isinstance(copied, Cross):
         return PlainCross(copied)
     for parent in list(copied.modules()):
+        parent.plain = True  # type: ignore[assignment]  # read by `runs_fused`
         for name, child in parent.named_children():
             if isinstance(child, Cross):
                 setattr(parent, name, PlainCross(child))
@@ -142,6 +154,8 @@ class Partial(nn.Sequential):
         self.channels = channels
 
     def forward(self, x_BCTF: Tensor) -> Tensor:
+        if runs_fused(x_BCTF, self):
+            return fused.on_first_channels(x_BCTF, self.channels, super().forward)
         worked, untouched = x_BCTF[:, : self.channels], x_BCTF[:, self.channels :]
         return torch.cat([super().forward(worked), untouched], dim=1)
 
@@ -160,8 +174,11 @@ class ChannelAttention(nn.Module):
         self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
 
     def forward(self, x_BCTF: Tensor) -> Tensor:
-        scale_BC = self.conv(channel_means(x_BCTF).unsqueeze(1)).squeeze(1).sigmoid()
-        return x_BCTF * scale_BC[:, :, None, None]
+        return x_BCTF * self.scale(channel_means(x_BCTF))[:, :, None, None]
+
+    def scale(self, means_BC: Tensor) -> Tensor:
+        """What each channel is scaled by, (B, C), from the channels' means."""
+        return self.conv(means_BC.unsqueeze(1)).squeeze(1).sigmoid()
 
 
 class MeanPool(nn.Module):
@@ -217,29 +234,42 @@ class DistillationBlock(nn.Module):
         self.attention = nn.Identity() if eca == 0 else ChannelAttention(c_out, eca)
         self.norm = nn.BatchNorm2d(c_out)
         self.relu = nn.ReLU(inplace=True)
-        self.pool = _pool(pool_after(block, merge))
+        self.factors = pool_after(block, merge)
+        self.pool = _pool(self.factors)
 
     def forward(self, x_BCTF: Tensor) -> Tensor:
         n_heavy, n_light = cut(self.block, self.merge, x_BCTF.shape[3])
-        y_BCTF = self._two_parts(x_BCTF, n_heavy, n_light) if n_light else self._distil(x_BCTF)
-        return self.pool(self.relu(self.norm(self.attention(y_BCTF))))
+        parts = self._two_parts(x_BCTF, n_heavy, n_light) if n_light else [self._distil(x_BCTF)]
+        if self.training and runs_fused(x_BCTF, self) and fused.finish_pays(parts):
+            kernel = self.attention.conv.weight if isinstance(self.attention, ChannelAttention) else None
+            return fused.finish(parts, kernel, self.norm, self.factors)
+        return self.pool(self.relu(self.norm(self.attention(torch.cat(parts, 3) if n_light else parts[0]))))
 
-    def _two_parts(self, x_BCTF: Tensor, n_heavy: int, n_light: int) -> Tensor:
+    def _two_parts(self, x_BCTF: Tensor, n_heavy: int, n_light: int) -> list[Tensor]:
+        """The parts, from the lowest mel bin up, that make the block's map side by side."""
         assert self.light is not None  # only a block that cuts has bins for it
         n_low, n_high = (n_heavy, n_light) if self.heavy == "low" else (n_light, n_heavy)
-        low_BCTF = x_BCTF[..., :n_low]
-        high_BCTF = x_BCTF.narrow(3, min(n_low, x_BCTF.shape[3] - n_high), n_high)
+        if n_low + n_high > x_BCTF.shape[3]:  # both parts are the single bin
+            low_BCTF = high_BCTF = x_BCTF
+        elif runs_fused(x_BCTF, self):
+            low_BCTF, high_BCTF = fused.cut(x_BCTF, n_low, n_high)
+        else:
+            low_BCTF, high_BCTF = x_BCTF[..., :n_low], x_BCTF[..., n_low : n_low + n_high]
         if self.heavy == "low":
             low_BCTF, high_BCTF = self._distil(low_BCTF), self.light(high_BCTF)
         else:
             high_BCTF, low_BCTF = self._distil(high_BCTF), self.light(low_BCTF)
-        if self.merge == "add":
-            return low_BCTF + high_BCTF
-        return torch.cat([low_BCTF, high_BCTF], dim=1 if self.merge == "concat" else 3)
+        if self.merge == "splice":
+            return [low_BCTF, high_BCTF]
+        return [low_BCTF + high_BCTF if self.merge == "add" else torch.cat([low_BCTF, high_BCTF], dim=1)]
 
     def _distil(self, x_BCTH: Tensor) -> Tensor:
         first_BCTH = self.first(x_BCTH)
         third_BCTH = self.third(self.second(first_BCTH))
+        if runs_fused(x_BCTH, self):
+            return fused.distil(
+                [x_BCTH, first_BCTH, third_BCTH], [self.distil_input, self.distil_first, None], self.fuse
+            )
         return self.fuse(torch.cat([self.distil_input(x_BCTH), self.distil_first(first_BCTH), third_BCTH], dim=1))
 
 
@@ -254,10 +284,14 @@ class PlainBlock(nn.Module):
         self.operator = block.module.build(c_in, block.out_channels)
         self.norm = nn.BatchNorm2d(block.out_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.pool = _pool(block.pool)
+        self.factors = block.pool
+        self.pool = _pool(self.factors)
 
     def forward(self, x_BCTF: Tensor) -> Tensor:
-        return self.pool(self.relu(self.norm(self.operator(x_BCTF))))
+        y_BCTF = self.operator(x_BCTF)
+        if self.training and runs_fused(x_BCTF, self) and fused.finish_pays([y_BCTF]):
+            return fused.finish([y_BCTF], None, self.norm, self.factors)
+        return self.pool(self.relu(self.norm(y_BCTF)))
 
 
 def _pool(factors: tuple[int, int]) -> nn.Module:

@@ -27,6 +27,7 @@ from search_space.model import build_model
 from trainers.augment import Moment, augment, spec_augment
 from trainers.config import Recipe
 from trainers.inputs import Inputs, Split
+from trainers.memory import kept_memory
 from trainers.metrics import log_loss
 from trainers.runs import Predictions
 
@@ -114,6 +115,7 @@ class Epoch:
 
 
 @torch.random.fork_rng(devices=[])
+@kept_memory()
 def train(
     network: str | Architecture,
     inputs: Inputs,
@@ -285,6 +287,14 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu")
     return device
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """The network run through torch.compile, which takes half a minute for each size of its input: for long trainings.
+
+    Its parameters and their names are the model's own. Static shapes: with dynamic ones it is slow, or fails.
+    """
+    return torch.compile(model, dynamic=False)  # type: ignore[return-value]
 
 
 def bfloat16_pays(device: torch.device, model: nn.Module) -> bool:

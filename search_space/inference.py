@@ -1,0 +1,159 @@
+"""The form of a trained network that only answers: the same logits with fewer maps written, and nothing left to train.
+
+Shape legend: B batch, C channels, T frames, F mel bins, K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from search_space import fused
+from search_space.blocks import ChannelAttention, Cross, DistillationBlock, PlainBlock, channel_means, named
+from search_space.complexity import cut
+from search_space.model import Dssdn
+
+
+def inference_form(model: nn.Module) -> nn.Module:
+    """A copy of the model in eval mode whose DSSDN networks compute the same logits with less; the model is left as it was.
+
+    Batch norm becomes part of the convolution before it, the two kernels of a `Cross` one, the three 1x1 of a distillation path their
+    product, attention and batch norm at a block's end one factor and one summand; parts are pooled before they are spliced. What else
+    there is (comparators, a layer around the network) is copied as it stands.
+    """
+    if isinstance(model, Dssdn):
+        return _Inference(model).eval()
+    copied = copy.deepcopy(model).eval()
+    for parent in list(copied.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, Dssdn):
+                setattr(parent, name, _Inference(child).eval())
+    return copied
+
+
+class _Inference(nn.Module):
+    """A `Dssdn` that only answers, (B, 1, T, F) log-mel to (B, K) logits."""
+
+    def __init__(self, model: Dssdn) -> None:
+        super().__init__()
+        self.architecture = model.architecture
+        with torch.no_grad():
+            self.stem = _normed(model.stem.get_submodule("conv"), model.stem.get_submodule("norm"))
+            self.blocks = nn.ModuleList(map(_block, model.blocks))
+        self.head = copy.deepcopy(model.head)
+        self.requires_grad_(False)
+
+    def forward(self, logmel_BCTF: Tensor) -> Tensor:
+        x_BCTF = self.stem(logmel_BCTF)
+        taps = []
+        for number, block in enumerate(self.blocks, start=1):
+            x_BCTF = block(x_BCTF)
+            if number in self.architecture.tap_numbers:
+                taps.append(channel_means(x_BCTF))
+        return self.head(torch.cat(taps, dim=1))
+
+
+class _Plain(nn.Module):
+    def __init__(self, block: PlainBlock) -> None:
+        super().__init__()
+        self.operator, self.pool = _normed(block.operator, block.norm), copy.deepcopy(block.pool)
+
+    def forward(self, x_BCTF: Tensor) -> Tensor:
+        return self.pool(self.operator(x_BCTF))
+
+
+class _Block(nn.Module):
+    def __init__(self, block: DistillationBlock) -> None:
+        super().__init__()
+        self.block, self.heavy, self.merge, self.factors = block.block, block.heavy, block.merge, block.factors
+        self.first = _stage(block.first)
+        self.second = _stage(block.second)
+        self.third = _stage(block.third)
+        weights, bias = fused.product([block.distil_input, block.distil_first, None], block.fuse)
+        self.weights = nn.ParameterList(weights)
+        self.bias = nn.Parameter(bias)
+        self.light, self.attention = copy.deepcopy(block.light), copy.deepcopy(block.attention)
+        factor_C, shift_C = _factor(block.norm)
+        self.factor, self.shift = nn.Parameter(factor_C), nn.Parameter(shift_C)
+
+    def forward(self, x_BCTF: Tensor) -> Tensor:
+        n_heavy, n_light = cut(self.block, self.merge, x_BCTF.shape[3])
+        parts = self._two_parts(x_BCTF, n_heavy, n_light) if n_light else [self._distil(x_BCTF)]
+        size = parts[0].shape[2], sum(part.shape[3] for part in parts)
+        pool = min(self.factors[0], size[0]), min(self.factors[1], size[1])
+        if any(part.shape[3] % pool[1] for part in parts[:-1]):  # a pooled bin would lie in two parts
+            parts = [torch.cat(parts, 3)]
+        factor_BC = self.factor[None]
+        if isinstance(self.attention, ChannelAttention):
+            means_BC = torch.stack([part.sum((2, 3)) for part in parts]).sum(0) / (size[0] * size[1])
+            factor_BC = factor_BC * self.attention.scale(means_BC)
+        shift_BC11, factor_BC11 = self.shift[None, :, None, None], factor_BC[:, :, None, None]
+        done = [torch.addcmul(shift_BC11, part, factor_BC11).relu_() for part in parts]
+        if pool != (1, 1):
+            done = [functional.avg_pool2d(part, pool) for part in done if part.shape[3] >= pool[1]]
+        return torch.cat(done, 3) if len(done) > 1 else done[0]
+
+    def _two_parts(self, x_BCTF: Tensor, n_heavy: int, n_light: int) -> list[Tensor]:
+        assert self.light is not None
+        n_low, n_high = (n_heavy, n_light) if self.heavy == "low" else (n_light, n_heavy)
+        low_BCTF, high_BCTF = fused.slices(x_BCTF, n_low, n_high)
+        low, high = (self._distil, self.light) if self.heavy == "low" else (self.light, self._distil)
+        parts = [low(low_BCTF), high(high_BCTF)]
+        if self.merge == "splice":
+            return parts
+        return [parts[0].add_(parts[1]) if self.merge == "add" else torch.cat(parts, 1)]
+
+    def _distil(self, x_BCTH: Tensor) -> Tensor:
+        first_BCTH = self.first(x_BCTH)
+        return fused.products([x_BCTH, first_BCTH, self.third(self.second(first_BCTH))], list(self.weights), self.bias)
+
+
+def _block(block: nn.Module) -> nn.Module:
+    if isinstance(block, DistillationBlock):
+        return _Block(block)
+    assert isinstance(block, PlainBlock)
+    return _Plain(block)
+
+
+def _stage(stage: nn.Module) -> nn.Sequential:
+    return _normed(stage.get_submodule("operator"), stage.get_submodule("norm"))
+
+
+def _normed(operator: nn.Module, norm: nn.Module) -> nn.Sequential:
+    """The operator, or a single convolution, with its batch norm and ReLU; an operator that ends in something else keeps its norm."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    layers = dict(operator.named_children()) if isinstance(operator, nn.Sequential) else {"conv": operator}
+    layers = {name: _one_convolution(layer) for name, layer in copy.deepcopy(layers).items()}
+    last = list(layers.values())[-1]
+    if isinstance(last, nn.Conv2d):
+        factor_C, shift_C = _factor(norm)
+        bias_C = shift_C if last.bias is None else last.bias * factor_C + shift_C
+        last.weight, last.bias = nn.Parameter(last.weight * factor_C[:, None, None, None]), nn.Parameter(bias_C)
+    else:
+        layers["norm"] = copy.deepcopy(norm)
+    return named(**layers, relu=nn.ReLU(inplace=True))
+
+
+def _one_convolution(layer: nn.Module) -> nn.Module:
+    """The layer with every `Cross` in it as the channel-wise 3x3 convolution that it runs as."""
+    if isinstance(layer, Cross):
+        plus, d = layer.plus(), layer.dilation
+        conv = nn.Conv2d(len(plus), len(plus), 3, padding=d, dilation=d, groups=len(plus), bias=False)
+        conv.weight = nn.Parameter(plus.to(memory_format=torch.channels_last))
+        return conv
+    for parent in list(layer.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, Cross):
+                setattr(parent, name, _one_convolution(child))
+    return layer
+
+
+def _factor(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Batch norm in eval as y -> factor y + shift, (C,) both."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    factor_C = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return factor_C.detach(), (norm.bias - norm.running_mean * factor_C).detach()
