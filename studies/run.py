@@ -211,10 +211,11 @@ def _run(console: Console, search: Search, records: StudyRecords) -> str | None:
         def on_start(seconds: float, remaining: int) -> None:
             done = search.options.trials - remaining
             if remaining:
-                each = seconds * search.workers / remaining
+                each = seconds / remaining
                 console.print(
-                    f"{remaining} networks to train, about {each:.0f} s each with {search.workers} worker(s) of {search.threads} thread(s): "
-                    f"about {duration(seconds)}"
+                    f"{remaining} networks to train by {search.workers} worker(s) of {search.threads} thread(s), about {each:.0f} s a network: "
+                    f"about {duration(seconds)}",
+                    soft_wrap=True,
                 )
             progress.update(bar, completed=max(0, done), description="trials")
 
