@@ -1,7 +1,7 @@
 """How long an answer takes: `python -m benchmarks.inference`, the inference form against the network as its equations read, in float32.
 
-Milliseconds are of one clip, with freed memory kept on both sides; `model_ms` is the trained network in eval mode without the form. Floors
-as in `benchmarks.train_step`.
+Milliseconds are of one clip. The reference has the allocator as it comes; `reference_kept_ms` is the reference with freed memory kept
+(`trainers.memory`), as `model_ms`, the trained network in eval mode, and ours have it. Floors as in `benchmarks.train_step`.
 """
 
 from __future__ import annotations
@@ -65,11 +65,16 @@ def main(argv: list[str] | None = None) -> int:
     bandwidth, rate = copy_bandwidth(), matmul_rate(torch.float32)
     report: dict[str, Any] = {**machine(), "precision": "float32", "rounds": options.rounds}
     report |= {"copy_bytes_per_s": bandwidth, "matmul_flop_per_s": {"float32": rate}, "cases": []}
-    table = Table("input", "reference", "model", "ours", "ratio", "floors", title=f"{options.network}, ms a clip")
+    table = Table(
+        "input", "reference", "kept", "model", "ours", "ratio", "kept", "floors", title=f"{options.network}, ms a clip"
+    )
     for size, usual in cases:
         batch = options.batch or usual
-        names = ("reference", "model", "ours")
-        sides = [Side(answer, (name, str(architecture), size, batch), True, threads) for name in names]
+        names = ("reference", "reference_kept", "model", "ours")
+        sides = [
+            Side(answer, (name.removesuffix("_kept"), str(architecture), size, batch), name != "reference", threads)
+            for name in names
+        ]
         taken = [1e3 * seconds / batch for seconds in in_turn(sides, options.rounds)]
         peaks = [side.close() for side in sides]
         memory, arithmetic = floors_ms(architecture, size, torch.float32, False, bandwidth, rate)
@@ -78,15 +83,17 @@ def main(argv: list[str] | None = None) -> int:
             "batch": batch,
             "architecture": str(architecture),
             **{f"{name}_ms": ms for name, ms in zip(names, taken, strict=True)},
-            "ratio": taken[0] / taken[2],
+            "ratio": taken[0] / taken[3],
+            "ratio_kept": taken[1] / taken[3],
             "memory_floor_ms": memory,
             "arithmetic_floor_ms": arithmetic,
-            "peak_bytes": peaks[2],
+            "peak_bytes": peaks[3],
             "reference_peak_bytes": peaks[0],
         }
         report["cases"].append(row)
         floors = f"{memory:.1f}, {arithmetic:.1f}"
-        table.add_row(f"{row['input']} x {batch}", *(f"{ms:.2f}" for ms in taken), f"{row['ratio']:.2f}", floors)
+        ratios = (f"{row[key]:.2f}" for key in ("ratio", "ratio_kept"))
+        table.add_row(f"{row['input']} x {batch}", *(f"{ms:.2f}" for ms in taken), *ratios, floors)
     if options.json:
         json.dump(report, sys.stdout)
         print()

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from rich.table import Table
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.reference import reference
@@ -27,7 +28,7 @@ from search_space.model import Dssdn, build_model
 from search_space.presets import resolve
 from search_space.space import get_space
 from trainers.config import get_recipe
-from trainers.loop import _optimizer, bfloat16_pays, compiled
+from trainers.loop import _optimizer, bfloat16_pays
 from trainers.runs import available_cores
 
 CASES = [((431, 256), 8), ((143, 64), 32), ((72, 64), 32), ((43, 64), 32)]
@@ -40,7 +41,9 @@ def step(side: str, network: str, size: tuple[int, int], batch: int) -> Callable
     model = build_model(network)
     assert isinstance(model, Dssdn)
     bfloat16 = side != "reference" and bfloat16_pays(torch.device("cpu"), model)
-    trained = reference(model) if side == "reference" else compiled(model) if side == "compiled" else model
+    trained: nn.Module = reference(model) if side == "reference" else model
+    if side == "compiled":
+        trained.compile(dynamic=False)
     optimizer = _optimizer(trained, get_recipe("short"))
     layout = torch.contiguous_format if side == "reference" else torch.channels_last
     logmel_BCTF = torch.randn(batch, 1, *size).contiguous(memory_format=layout)

@@ -30,6 +30,8 @@ class TestReport:
         assert (row["input"], row["batch"], row["architecture"]) == ("16x8", 2, TINY)
         numbers = [value for value in row.values() if isinstance(value, float)]
         assert all(math.isfinite(value) and value > 0 for value in numbers)
+        assert isinstance(row["peak_bytes"], int)
+        assert row["peak_bytes"] > 0
         assert row["ratio"] == pytest.approx(row["reference_ms"] / row["ours_ms"])
 
     def test_what_cannot_be_is_refused(self, benchmark):

@@ -289,14 +289,6 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def compiled(model: nn.Module) -> nn.Module:
-    """The network run through torch.compile, which takes half a minute for each size of its input: for long trainings.
-
-    Its parameters and their names are the model's own. Static shapes: with dynamic ones it is slow, or fails.
-    """
-    return torch.compile(model, dynamic=False)  # type: ignore[return-value]
-
-
 def bfloat16_pays(device: torch.device, model: nn.Module) -> bool:
     """Whether training's forward pass runs in bfloat16: on a GPU that has it, on a CPU with instructions for it.
 
