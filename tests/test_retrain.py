@@ -21,13 +21,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import write_esc_folder
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from search_space.complexity import count_network
 from search_space.errors import UserError, open_console
 from studies import open_study
-from trainers.config import Recipe, get_recipe, short
+from trainers.config import RECIPES, Recipe, get_recipe, short
 from trainers.datasets import Clip
 from trainers.inputs import Inputs, Split, data_record, load_inputs
 from trainers.loop import Stopped
@@ -147,6 +148,21 @@ def test_the_saved_network_says_what_the_run_recorded(own_study: Path) -> None:
 SMALL = "dssdn_c8-12_r0.5_sc_h8"
 
 
+SAVING = (
+    "import sys, trainers.recorded, trainers.retrain\n"
+    "from search_space.errors import run_command\n"
+    "trainers.recorded.SAVE_EVERY_S = 0.0\n"
+    "run_command(lambda: trainers.retrain.main(sys.argv[1:]))\n"
+)
+"""The command with a checkpoint before every batch."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four batches an epoch, where the tiny folder has one."""
+    return write_esc_folder(tmp_path_factory.mktemp("four-batches") / "esc", clips_per_fold=12)
+
+
 def again(runs: Path, folder: Path, *, seed: int = 1, **options: Any) -> Run:
     """Four epochs of a small network, in this process."""
     named: dict[str, Any] = {"architecture": SMALL, "data": str(folder), "epochs": 4, "device": "cpu"}
@@ -179,9 +195,9 @@ def assert_same_weights(run: Run, expected: dict[str, torch.Tensor]) -> None:
 class TestGoingOn:
     @pytest.fixture(scope="class")
     @classmethod
-    def undisturbed(cls, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    def undisturbed(cls, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
         """The weights of four epochs without a break."""
-        return load_file(again(tmp_path_factory.mktemp("undisturbed"), tiny_folder).weights_path)
+        return load_file(again(tmp_path_factory.mktemp("undisturbed"), folder).weights_path)
 
     @pytest.fixture
     def runs(self, tmp_path: Path) -> Path:
@@ -193,42 +209,46 @@ class TestGoingOn:
 
     @pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.slow)])
     def test_kills_at_random_moments_change_no_bit(
-        self, runs: Path, tiny_folder: Path, undisturbed: dict[str, torch.Tensor], run: Run, kills: int
+        self, runs: Path, folder: Path, undisturbed: dict[str, torch.Tensor], run: Run, kills: int
     ) -> None:
         """After each kill another process goes on; finished runs are compared and begun again. A moment is any in the two seconds, about
-        what the run takes, from when a process has said that it trains."""
-        draw, done, finished, whole_s = random.Random(kills), 0, 0, 2.0
-        while done < kills or finished == 0:
-            before = run.status
-            process = start(command(runs, tiny_folder, "--resume"))
-            wait_for(lambda before=before: run.status not in ({}, before), process)  # type: ignore[misc]
-            began = time.monotonic()
+        what the run takes, from when a process has written what it trains."""
+        draw, done, finished, underway = random.Random(kills), 0, 0, False
+        arguments = [sys.executable, "-c", SAVING, *command(runs, folder, "--resume")[3:]]
+        within = 0
+        while done < kills or underway or not finished:
+            before = self._touched(run)
+            process = start(arguments)
+            wait_for(lambda before=before: self._touched(run) != before, process)  # type: ignore[misc]
             if done < kills:
-                moment = began + draw.uniform(0, whole_s)
+                moment = time.monotonic() + draw.uniform(0, 2)
                 while time.monotonic() < moment and process.poll() is None:
                     time.sleep(0.001)
                 process.kill()
             process.wait()
+            underway = run.scores is None
             if process.returncode == -signal.SIGKILL:
                 done += 1
                 assert not run.alive
-                if run.scores is None and run.path.joinpath("run.json").exists():
-                    with pytest.raises(UserError, match="--resume"):
-                        again(runs, tiny_folder)
-            if run.scores is not None:
+                if (run.path / "checkpoint.pt").exists():
+                    within += torch.load(run.path / "checkpoint.pt", weights_only=True)["batch"] > 0
+            if not underway:
                 assert_same_weights(run, undisturbed)
                 assert [row["epoch"] for row in run.metrics()] == [1, 2, 3, 4]
                 finished += 1
                 shutil.rmtree(run.path)
         assert done == kills
+        assert within or kills < 10, "no kill met a checkpoint within an epoch"
+
+    def _touched(self, run: Run) -> int:
+        path = run.path / "run.json"
+        return path.stat().st_mtime_ns if path.exists() else 0
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_asked_to_end_it_keeps_the_batches_of_the_epoch_under_way(
-        self, runs: Path, tiny_folder: Path, undisturbed: dict[str, torch.Tensor], run: Run, number: int
+        self, runs: Path, folder: Path, undisturbed: dict[str, torch.Tensor], run: Run, number: int
     ) -> None:
-        process = subprocess.Popen(
-            command(runs, tiny_folder), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(command(runs, folder), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         wait_for(lambda: bool(run.metrics()), process)
         process.send_signal(number)
         said, _ = process.communicate(timeout=60)
@@ -238,15 +258,13 @@ class TestGoingOn:
         kept = torch.load(run.path / "checkpoint.pt", weights_only=True)
         assert kept["epoch"] >= 1
         assert run.scores is None
-        resumed = again(runs, tiny_folder, resume=True)
+        resumed = again(runs, folder, resume=True)
         assert_same_weights(resumed, undisturbed)
         assert len(resumed.provenance["resumed_from"]) == 1
 
-    def test_within_an_epoch(
-        self, runs: Path, tiny_folder: Path, undisturbed: dict[str, torch.Tensor], run: Run
-    ) -> None:
+    def test_within_an_epoch(self, runs: Path, folder: Path, undisturbed: dict[str, torch.Tensor], run: Run) -> None:
         """Stopped before its second batch: nothing else has been kept by then."""
-        dataset, features = open_data(open_console(stderr=True), str(tiny_folder))
+        dataset, features = open_data(open_console(stderr=True), str(folder))
         config = {"architecture": SMALL, "data": data_record(dataset, features)}
         inputs, recipe = load_inputs(dataset, features), get_recipe("strong")
         recipe = dataclasses.replace(recipe, batch_size=8)
@@ -273,10 +291,10 @@ class TestGoingOn:
 
     @pytest.mark.parametrize("how", ["cut", "one byte", "nothing in it", "another file"])
     def test_a_torn_checkpoint_is_refused_and_the_previous_one_used(
-        self, runs: Path, tiny_folder: Path, undisturbed: dict[str, torch.Tensor], run: Run, how: str
+        self, runs: Path, folder: Path, undisturbed: dict[str, torch.Tensor], run: Run, how: str
     ) -> None:
         console = Console(file=io.StringIO(), width=1000)
-        again(runs, tiny_folder)
+        again(runs, folder)
         (run.path / "scores.json").unlink()
         path = run.path / "checkpoint.pt"
         whole = path.read_bytes()
@@ -292,7 +310,7 @@ class TestGoingOn:
                 "another file": b"not a checkpoint",
             }[how]
         )
-        again(runs, tiny_folder, resume=True, console=console)
+        again(runs, folder, resume=True, console=console)
         said = console.file.getvalue()  # type: ignore[attr-defined]
         assert "checkpoint.pt is torn" in said
         assert "going on from the one before, after epoch 3" in said
@@ -300,31 +318,69 @@ class TestGoingOn:
         assert "epoch 3/4" not in said
         assert_same_weights(run, undisturbed)
 
-    def test_anothers_checkpoint_is_refused_and_none_left_ends_it(
-        self, runs: Path, tiny_folder: Path, run: Run
+    def test_a_kill_right_after_a_torn_one_was_replaced_finds_a_good_one(
+        self, runs: Path, folder: Path, undisturbed: dict[str, torch.Tensor], run: Run
     ) -> None:
-        again(runs, tiny_folder)
-        other = again(runs, tiny_folder, seed=7)
+        """The torn file is out of the way before the next one is written: neither of the two names is ever a torn file's again."""
+        again(runs, folder)
+        (run.path / "scores.json").unlink()
+        (run.path / "checkpoint.pt").write_bytes(b"torn")
+        process = start([sys.executable, "-c", SAVING, *command(runs, folder, "--resume")[3:]])
+        wait_for(lambda: (run.path / "checkpoint.refused.pt").exists(), process)
+        process.kill()
+        process.wait()
+        assert (run.path / "checkpoint.refused.pt").read_bytes() == b"torn"
+        for path in run.path.glob("checkpoint*.pt"):
+            assert path.name == "checkpoint.refused.pt" or torch.load(path, weights_only=True)["epoch"] >= 3
+        again(runs, folder, resume=True)
+        assert_same_weights(run, undisturbed)
+
+    def test_options_are_those_that_it_began_with(self, runs: Path, folder: Path, run: Run) -> None:
+        whole = load_file(again(runs, folder, accumulate=2, tta=2).weights_path)
+        shutil.rmtree(run.path)
+        process = start(command(runs, folder, "--accumulate", "2", "--tta", "2"))
+        wait_for((run.path / "checkpoint.pt").exists, process)
+        process.terminate()
+        process.wait()
+        written = (run.path / "run.json").read_bytes()
+        with pytest.raises(UserError, match="began with --accumulate 2, which its end must have as well"):
+            again(runs, folder, resume=True, accumulate=4)
+        assert (run.path / "run.json").read_bytes() == written
+        resumed = again(runs, folder, resume=True)
+        assert_same_weights(resumed, whole)
+        assert resumed.scores is not None
+        assert resumed.scores["tta"]["draws"] == 2
+
+    def test_an_earlier_recipe_of_the_name_is_not_taken_for_this_one(self, runs: Path, folder: Path, run: Run) -> None:
+        again(runs, folder)
+        config = run.config
+        run.write_json("run.json", {**config, "recipe": {**config["recipe"], "lr": 1.0}})
+        with pytest.raises(UserError, match=r"was trained by an earlier recipe 'strong' \(lr\)"):
+            again(runs, folder)
+
+    def test_anothers_checkpoint_is_refused_and_none_left_ends_it(self, runs: Path, folder: Path, run: Run) -> None:
+        again(runs, folder)
+        other = again(runs, folder, seed=7)
         (run.path / "scores.json").unlink()
         shutil.copy(other.path / "checkpoint.pt", run.path / "checkpoint.pt")
         (run.path / "checkpoint.previous.pt").write_bytes(b"")
         with pytest.raises(UserError, match=r"belongs to another training.*; .*previous\.pt is torn.*to start again"):
-            again(runs, tiny_folder, resume=True)
+            again(runs, folder, resume=True)
 
     def test_a_kill_between_two_names_leaves_the_previous_one(
-        self, runs: Path, tiny_folder: Path, undisturbed: dict[str, torch.Tensor], run: Run
+        self, runs: Path, folder: Path, undisturbed: dict[str, torch.Tensor], run: Run
     ) -> None:
-        again(runs, tiny_folder)
+        again(runs, folder)
         (run.path / "scores.json").unlink()
         (run.path / "checkpoint.pt").unlink()
-        again(runs, tiny_folder, resume=True)
+        again(runs, folder, resume=True)
         assert_same_weights(run, undisturbed)
 
     def test_a_full_disk_loses_nothing(
-        self, runs: Path, tiny_folder: Path, undisturbed: dict[str, torch.Tensor], run: Run
+        self, runs: Path, folder: Path, undisturbed: dict[str, torch.Tensor], run: Run
     ) -> None:
         """Files of half a checkpoint's size cannot be written for a while."""
-        process = start(command(runs, tiny_folder))
+        process = start(command(runs, folder))
         wait_for((run.path / "checkpoint.pt").exists, process)
         process.kill()
         process.wait()
@@ -335,19 +391,19 @@ class TestGoingOn:
             with pytest.raises(
                 UserError, match=r"cannot be written \(File too large\); what was saved before is whole"
             ):
-                again(runs, tiny_folder, resume=True)
+                again(runs, folder, resume=True)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        again(runs, tiny_folder, resume=True)
+        again(runs, folder, resume=True)
         assert_same_weights(run, undisturbed)
         assert not [path for path in run.path.iterdir() if path.name.startswith(".")]
 
-    def test_weights_that_are_not_those_trained_are_noticed(self, runs: Path, tiny_folder: Path, run: Run) -> None:
-        again(runs, tiny_folder)
+    def test_weights_that_are_not_those_trained_are_noticed(self, runs: Path, folder: Path, run: Run) -> None:
+        again(runs, folder)
         tensors = load_file(run.weights_path)
         val = run.predictions("val")
         assert val is not None
-        inputs = load_inputs(*open_data(open_console(stderr=True), str(tiny_folder)))
+        inputs = load_inputs(*open_data(open_console(stderr=True), str(folder)))
         assert isinstance(_read_back(run, inputs, val, torch.device("cpu")), torch.nn.Module)
         name = next(name for name in tensors if name.startswith("head.classes.weight"))
         save_file(tensors | {name: -tensors[name]}, run.weights_path)
@@ -394,7 +450,6 @@ class TestANamedNetwork:
         options: dict[str, Any] = {"architecture": "dssdn_c8-12_r0.5_sc_h8", "epochs": 1, "device": "cpu"}
         retrain(tmp_path / "runs", data=str(tiny_folder), **options)
         other = make_folder()
-        shutil.rmtree(next((other / "audio").parent.glob("nothing"), tmp_path / "nothing"), ignore_errors=True)
         sound = next((other / "audio").glob("*.wav"))
         waveform, rate = soundfile.read(sound)
         soundfile.write(sound, waveform * 0.5, rate)
@@ -411,10 +466,12 @@ class TestANamedNetwork:
             retrain(tmp_path, "tiny", 1, architecture="dssdn-small", data=data)
         with pytest.raises(UserError, match="--data goes with --architecture"):
             retrain(tmp_path, "tiny", 1, data=data)
+        with pytest.raises(UserError, match="--fold goes with --architecture"):
+            retrain(tmp_path, "tiny", 1, fold=2)
         with pytest.raises(UserError, match="unknown network 'dssdn-huge'; known"):
             retrain(tmp_path, architecture="dssdn-huge", data=data)
-        with pytest.raises(UserError, match="--accumulate is from 1 to the batch size, 32, not 33"):
-            retrain(tmp_path, architecture="dssdn-small", data=data, accumulate=33)
+        with pytest.raises(UserError, match="--accumulate is from 1 to 16, which leaves two"):
+            retrain(tmp_path, architecture="dssdn-small", data=data, accumulate=17)
         with pytest.raises(UserError, match="--seeds is at least 1, not 0"):
             main(["--architecture", "dssdn-small", "--data", data, "--seeds", "0"])
         with pytest.raises(UserError, match="--seed is from 0"):
@@ -452,10 +509,30 @@ def test_memory_that_is_full_is_said_with_what_to_do(tiny_folder: Path, tmp_path
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
     said = " ".join(done.stderr.split())
     assert done.returncode == 2, said
-    assert "a batch of 32 clips at 44x256 does not fit into the memory of cpu; give --accumulate 2" in said
+    assert "a batch of 32 clips at 44x256 does not fit into the memory of cpu; give --resume --accumulate 2" in said
     status = Run(next((tmp_path / "retrain").glob("esc-*"))).status
     assert status["state"] == "failed"
     assert "--accumulate 2" in status["error"]
+    arguments += ["--resume", "--accumulate", "16"]  # what is said can be done, though the run is there
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert "a batch of 2 clips" in done.stderr or "epoch 1/" in done.stderr, done.stderr
+
+
+def test_a_loss_that_is_not_finite_ends_it_with_what_is_kept(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A recipe whose learning rate no network survives."""
+    steep = dataclasses.replace(get_recipe("strong"), name="steep", lr=1e30, schedule="cosine")
+    monkeypatch.setitem(RECIPES, "steep", lambda: steep)
+    arguments = {"architecture": SMALL, "data": str(tiny_folder), "recipe": "steep", "epochs": 5, "device": "cpu"}
+    with pytest.raises(
+        UserError, match=r"epoch \d.*what \d epochs trained is kept in .*choose another --recipe or --seed"
+    ):
+        retrain(tmp_path, **arguments)  # type: ignore[arg-type]
+    run = Run(next((tmp_path / "retrain").glob("esc-*")))
+    assert run.status["state"] == "failed"
+    for path in run.path.glob("checkpoint*.pt"):
+        assert all(bool(value.isfinite().all()) for value in torch.load(path, weights_only=True)["model"].values())
 
 
 def test_one_folder_is_trained_by_one_process(own_study: Path) -> None:

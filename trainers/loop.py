@@ -133,8 +133,8 @@ def train(
     """The trained network, on `device`, after exactly `clips` clips seen.
 
     An epoch is one pass over train in a new order (`n_epochs` says how many); the last one ends where the clips run out. `validate` is 'every' or 'last' (epoch);
-    accuracies are 0 to 1. `accumulate` cuts every batch into that many parts that pass one after the other before one step: less memory,
-    the same clips a step, batch norm over a part. `start` is a `State` to go on from. `on_epoch` hears of every finished epoch; `on_batch`
+    accuracies are 0 to 1. `accumulate` cuts every batch into that many parts (of two clips at least) that pass one after the other before one step: less
+    memory, the same clips a step, batch norm over a part. `start` is a `State` to go on from. `on_epoch` hears of every finished epoch; `on_batch`
     is called before every batch and may raise `Stopped`. Raises `Diverged` on a loss or weight that is not finite.
     """
     model = seeded_model(network, len(inputs.classes), seed, inputs.size[1]).to(device)
@@ -166,7 +166,10 @@ def train(
             moment = Moment(seen / clips, course.epoch)
             logmel_BTF, targets_BK = augment(logmel_BTF, targets_BK, recipe, moment, generator, correction_BF)
             optimizer.zero_grad(set_to_none=True)
-            parts = (whole.tensor_split(min(accumulate, len(index_B))) for whole in (logmel_BTF, targets_BK, labels_B))
+            parts = (
+                whole.tensor_split(max(1, min(accumulate, len(index_B) // 2)))
+                for whole in (logmel_BTF, targets_BK, labels_B)
+            )
             for logmel_bTF, targets_bK, labels_b in zip(*parts, strict=True):
                 share = len(labels_b) / len(index_B)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
@@ -178,7 +181,7 @@ def train(
                 if not math.isfinite(value := loss.item()):
                     raise Diverged(
                         f"the loss became {value} in epoch {course.epoch + 1}, batch {course.batch + 1} of {len(batches)}, "
-                        f"after {seen} clips; lower the learning rate"
+                        f"after {seen} clips"
                     )
                 loss.backward()
                 course.loss_sum += entropy.item() * len(labels_b)
@@ -188,9 +191,7 @@ def train(
             course.batch += 1
             course.seconds = time.perf_counter() - began
         if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
-            raise Diverged(
-                f"weights are not finite any more at the end of epoch {course.epoch + 1}; lower the learning rate"
-            )
+            raise Diverged(f"weights are not finite any more at the end of epoch {course.epoch + 1}")
         row: dict[str, Any] = {
             "epoch": course.epoch + 1,
             "clips_seen": seen,

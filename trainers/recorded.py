@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import pickle
 import time
 import zipfile
 from collections.abc import Callable
@@ -35,7 +34,7 @@ from trainers.runs import Predictions, Run, write_atomic
 SAVE_EVERY_S = 300.0
 # Assumed: as often as a page looks.
 STATUS_EVERY_S = 5.0
-CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+CHECKPOINT, PREVIOUS, REFUSED = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.refused.pt"
 _MEAN, _STD = "normalise.mean_F", "normalise.std_F"
 
 
@@ -85,7 +84,7 @@ def train_recorded(
 
     def save(state: State) -> None:
         nonlocal saved_s
-        if keep_checkpoints:
+        if keep_checkpoints and all(bool(tensor.isfinite().all()) for tensor in state["model"].values()):
             _save_checkpoint(run, state, rows)
             saved_s = time.monotonic()
 
@@ -98,7 +97,7 @@ def train_recorded(
         if time.monotonic() - saved_s > SAVE_EVERY_S:
             save(course.state())
         if time.monotonic() - status.written_s > STATUS_EVERY_S:
-            status.running(len(rows), course.epoch * n_train + course.batch * recipe.batch_size)
+            status.running(len(rows), min(clips, course.epoch * n_train + course.batch * recipe.batch_size))
 
     def finish(epoch: Epoch) -> None:
         nonlocal judged
@@ -167,13 +166,17 @@ def _explained(
     error: BaseException, recipe: Recipe, size: tuple[int, int], device: torch.device, accumulate: int
 ) -> BaseException:
     """The error, or one that says what to do where the memory is full."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        parts = recipe.batch_size // accumulate
+    said = str(error).lower()
+    full = any(words in said for words in ("can't allocate memory", "out of memory", "alloc_failed"))
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and full):
+        parts = 2 * accumulate
+        less = f"give --resume --accumulate {parts} (each step over {parts} parts of the batch, one after the other), "
         return UserError(
-            f"a batch of {parts} clips at {size[0]}x{size[1]} does not fit into the memory of {device}; give "
-            f"--accumulate {2 * accumulate} (each step over {2 * accumulate} parts of the batch, one after the other), train a "
-            f"smaller network, or free memory"
+            f"a batch of {recipe.batch_size // accumulate} clips at {size[0]}x{size[1]} does not fit into the memory of {device}; "
+            f"{less * (2 * parts <= recipe.batch_size)}train a smaller network, or free memory"
         )
+    if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
+        return UserError("the checkpoint is of another version of this network's code; start again with another --seed")
     return error
 
 
@@ -237,7 +240,8 @@ def _load_checkpoint(run: Run, say: Callable[[str], None]) -> State | None:
         elif state["identity"] != _identity(run):
             refused.append(f"{path} belongs to another training than {run.path / 'run.json'}")
         else:
-            if refused:
+            if refused:  # out of the way: the next checkpoint would push it over the good one
+                os.replace(run.path / CHECKPOINT, run.path / REFUSED)
                 say(f"refused: {refused[0]}; going on from the one before, after epoch {state['epoch']}")
             return state
     if refused:
@@ -251,8 +255,9 @@ def _read_checkpoint(path: Path) -> State | str:
         with zipfile.ZipFile(path) as archive:
             torn = archive.testzip()
         state = None if torn else torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, zipfile.BadZipFile, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        return f"is torn or no checkpoint at all ({type(error).__name__}: {str(error).splitlines()[0]})"
+    except Exception as error:  # whatever torn bytes can bring about
+        said = str(error).splitlines() or [""]
+        return f"is torn or no checkpoint at all ({type(error).__name__}: {said[0]})"
     if torn:
         return f"is torn: the sum of {torn} in it is wrong"
     if not isinstance(state, dict) or not {"identity", "rows", "epoch", "batch", "model", "optimizer"} <= set(state):

@@ -7,8 +7,11 @@ chosen by a score), test scored once at the end, by the weights as they were rea
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import errno
 import json
+import math
 import signal
 import statistics
 import sys
@@ -31,7 +34,7 @@ from trainers.config import DEFAULT_RECIPE, RECIPES, Recipe, get_recipe
 from trainers.datasets import DEFAULT_FOLD, Dataset
 from trainers.features import Features
 from trainers.inputs import Inputs, data_record, load_inputs
-from trainers.loop import Stopped, predictions, resolve_device
+from trainers.loop import Diverged, Stopped, predictions, resolve_device
 from trainers.metrics import scores
 from trainers.opening import open_data
 from trainers.recorded import load_model, train_recorded
@@ -76,8 +79,11 @@ class Plan:
                 f"--tta is a number of draws of the recipe's masks, from 0; got {self.tta}, and recipe {recipe.name!r} has "
                 f"{recipe.masks} masks"
             )
-        if not 1 <= self.accumulate <= recipe.batch_size:
-            raise UserError(f"--accumulate is from 1 to the batch size, {recipe.batch_size}, not {self.accumulate}")
+        if not 1 <= self.accumulate <= recipe.batch_size // 2:
+            raise UserError(
+                f"--accumulate is from 1 to {recipe.batch_size // 2}, which leaves two of the batch's {recipe.batch_size} clips in a "
+                f"part, not {self.accumulate}"
+            )
         check_seed(self.seed)
 
 
@@ -89,30 +95,33 @@ def retrain(
     architecture: str | None = None,
     data: str | None = None,
     subset: str | None = None,
-    fold: int = DEFAULT_FOLD,
+    fold: int | None = None,
     epochs: int | None = None,
     recipe: str = DEFAULT_RECIPE,
     seed: int = 0,
-    device: str = "auto",
+    device: str | None = None,
     resume: bool = False,
-    tta: int = 0,
-    accumulate: int = 1,
+    tta: int | None = None,
+    accumulate: int | None = None,
     tensorboard: bool = False,
     console: Console | None = None,
 ) -> Run:
     """The finished run of a trial's network, or of one that is named with its data, trained on all of train at full size and scored once on test.
 
-    A run that has finished already is handed back as it is. Raises `UserError` when the trial or the network does not exist, the data is not what
-    it was, or an unfinished run lies in the way and `resume` was not asked for.
+    A run that has finished already is handed back as it is. One that is resumed keeps the device ('auto'), draws (0) and parts of a batch (1) that it
+    began with, where they are None. Raises `UserError` when the trial or the network does not exist, the data is not what it was, the training cannot
+    go on (memory, disk, a loss that is not finite), or an unfinished run lies in the way and `resume` was not asked for.
     """
     console = console or open_console(stderr=True)
     chosen = get_recipe(recipe)
     epochs = chosen.epochs if epochs is None else epochs
-    plan = Plan(chosen, epochs, seed, resolve_device(device), tta, accumulate)
+    plan = Plan(
+        chosen, epochs, seed, resolve_device(device or "auto"), tta or 0, 1 if accumulate is None else accumulate
+    )
     if tensorboard:
         _summary_writer()
     if architecture is None:
-        candidate = _candidate(runs, study, trial, data)
+        candidate = _candidate(runs, study, trial, data, subset, fold)
         assert study is not None  # _candidate has seen to it
         assert trial is not None
         run = Run(retrain_folder(runs, study, trial, recipe, epochs, seed))
@@ -125,7 +134,7 @@ def retrain(
             raise UserError("name a network by --study and --trial, or by --architecture and --data, not by both")
         check_network(architecture)
         network = architecture if architecture in COMPARATORS else str(resolve(architecture))
-        named = Subject(network, *open_data(console, data, subset, fold))
+        named = Subject(network, *open_data(console, data, subset, DEFAULT_FOLD if fold is None else fold))
         digest = named.features.digest
         run = Run(network_folder(runs, named.dataset.name, named.preset or network, recipe, epochs, seed))
 
@@ -135,33 +144,101 @@ def retrain(
     run.path.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{run.path} is being trained by another process; wait for it or end it"
     with held(run.path.parent / f".{run.path.name}.lock", busy):
-        if _finished(run, network, digest, resume):
-            if tta and (run.scores or {}).get("tta", {}).get("draws") != tta:
+        began = _began(run, network, digest, plan, resume)
+        if began and run.scores:
+            if tta and run.scores.get("tta", {}).get("draws") != tta:
                 raise UserError(
                     f"{run.path} has finished without --tta {tta}, and test is scored once; choose another --seed"
                 )
+            if run.status.get("state") != "finished":  # killed between the two
+                _write_finished(run)
             console.print(f"{run.path} has finished already; these are its scores")
             return run
+        if began:
+            plan = _as_begun(run, began, plan, console, device=device, tta=tta, accumulate=accumulate)
         subject = open_subject()
-        with _disk_errors(run):
-            _train_and_score(run, subject, plan, console, resume=resume, tensorboard=tensorboard)
+        if began and began["data"]["front_end"] != dataclasses.asdict(subject.features.front_end):
+            raise UserError(f"log-mels are made another way than when {run.path} began; choose another --seed")
+        try:
+            with _ended_by_errors(run), _stop_on_signals() as check:
+                _train_and_score(run, subject, plan, console, check, resume=resume, tensorboard=tensorboard)
+        except Stopped as stopped:
+            console.print(f"stopped; all that was trained is kept. The same command with --resume goes on: {run.path}")
+            raise KeyboardInterrupt from stopped
         return run
 
 
-def _candidate(runs: Path, study: str | None, trial: int | None, data: str | None) -> dict[str, Any]:
+def _candidate(
+    runs: Path, study: str | None, trial: int | None, data: str | None, subset: str | None, fold: int | None
+) -> dict[str, Any]:
     """What a study recorded of a trial."""
     if study is None or trial is None:
         raise UserError("name the network: --study NAME --trial N, or --architecture NETWORK --data FOLDER")
-    if data is not None:
-        raise UserError("--data goes with --architecture; a trial is trained on its study's data")
+    for name, value in (("data", data), ("subset", subset), ("fold", fold)):
+        if value is not None:
+            raise UserError(f"--{name} goes with --architecture; a trial is trained on its study's data")
     run = Run(trial_folder(runs, study, trial))
     if not (run.path / "run.json").exists():
         raise UserError(f"study {study!r} has no trained trial {trial}: {run.path} holds no run")
     return run.config
 
 
+def _began(run: Run, network: str, digest: str, plan: Plan, resume: bool) -> dict[str, Any] | None:
+    """What the run recorded when it began, None where it has not. Raises `UserError` when it is another one's, or unfinished and not to be resumed."""
+    if not (run.path / "run.json").exists():
+        return None
+    then = run.config
+    if (then["architecture"], then["data"]["digest"]) != (network, digest):
+        raise UserError(
+            f"{run.path} is another study's or other data's, of {then['architecture']}; move it away or choose another --seed"
+        )
+    if then["recipe"] != (now := dataclasses.asdict(plan.recipe)):
+        differ = sorted(key for key in {*then["recipe"], *now} if then["recipe"].get(key) != now.get(key))
+        raise UserError(
+            f"{run.path} was trained by an earlier recipe {plan.recipe.name!r} ({', '.join(differ)}); move it away or choose another --seed"
+        )
+    if not run.scores and not resume:
+        raise UserError(f"{run.path} exists and has not finished: go on with --resume, or choose another --seed")
+    return then
+
+
+def _as_begun(
+    run: Run,
+    began: dict[str, Any],
+    plan: Plan,
+    console: Console,
+    *,
+    device: str | None,
+    tta: int | None,
+    accumulate: int | None,
+) -> Plan:
+    """The plan with what the run began with, where nothing else is asked for. Raises `UserError` for other parts of a batch than those of
+    the epochs that are trained."""
+    parts, trained = began.get("accumulate", 1), any(run.path.glob("checkpoint*.pt"))
+    if trained and accumulate not in (None, parts):
+        raise UserError(
+            f"{run.path} began with --accumulate {parts}, which its end must have as well; leave the option out, or choose another --seed"
+        )
+    if device is None:
+        plan = dataclasses.replace(plan, device=resolve_device(began["device"]))
+    elif str(plan.device) != began["device"]:
+        console.print(f"going on on {plan.device}; the run began on {began['device']}, so its last bits may differ")
+    return dataclasses.replace(
+        plan,
+        tta=began.get("tta", 0) if tta is None else tta,
+        accumulate=parts if trained or accumulate is None else accumulate,
+    )
+
+
 def _train_and_score(
-    run: Run, subject: Subject, plan: Plan, console: Console, *, resume: bool, tensorboard: bool
+    run: Run,
+    subject: Subject,
+    plan: Plan,
+    console: Console,
+    check: Callable[[], None],
+    *,
+    resume: bool,
+    tensorboard: bool,
 ) -> None:
     """Fill the run's folder, from where it stands to its end. Only under its lock."""
     network, dataset, features = subject.network, subject.dataset, subject.features
@@ -193,6 +270,7 @@ def _train_and_score(
             "clips": clips,
             "seed": plan.seed,
             "accumulate": plan.accumulate,
+            "tta": tta,
             "device": str(device),
             "threads": torch.get_num_threads(),
         },
@@ -212,29 +290,27 @@ def _train_and_score(
         f"{len(inputs.splits['train'])} clips at {inputs.size[0]}x{inputs.size[1]} on {device}, recipe {recipe.name}",
         soft_wrap=True,
     )
-    try:
-        with ExitStack() as stack:
-            check = stack.enter_context(_stop_on_signals())
-            writer = None
-            if tensorboard:
-                writer = _summary_writer()(run.path / "tensorboard")
-                stack.callback(writer.close)
-            model, val = train_recorded(
-                *(run, network, inputs, recipe, clips, plan.seed, device),
-                accumulate=plan.accumulate,
-                keep_checkpoints=True,
-                resume=resume,
-                on_epoch=say,
-                check=check,
-                say=lambda line: console.print(line, markup=False, soft_wrap=True),
-            )
-    except Stopped as stopped:
-        console.print(f"stopped; all that was trained is kept. The same command with --resume goes on: {run.path}")
-        raise KeyboardInterrupt from stopped
+    with ExitStack() as stack:
+        writer = None
+        if tensorboard:
+            kept = run.metrics()[-1:] if resume else []
+            writer = _summary_writer()(run.path / "tensorboard", purge_step=kept[0]["clips_seen"] + 1 if kept else None)
+            stack.callback(writer.close)
+        _, val = train_recorded(
+            *(run, network, inputs, recipe, clips, plan.seed, device),
+            accumulate=plan.accumulate,
+            keep_checkpoints=True,
+            resume=resume,
+            on_epoch=say,
+            check=check,
+            say=lambda line: console.print(line, markup=False, soft_wrap=True),
+        )
+    check()
     model = _read_back(run, inputs, val, device)
     seen = {clip.recorder for clip in inputs.splits["train"].clips}
     del inputs  # train need not be in memory twice
     inputs = load_inputs(dataset, features, splits=("test",))
+    check()
     said = predictions(model, inputs, "test", device)
     run.write_predictions("test", said)
     found = {"split": "test", **scores(said, dataset.classes, seen)}
@@ -246,23 +322,43 @@ def _train_and_score(
 
 
 @contextmanager
-def _disk_errors(run: Run) -> Iterator[None]:
-    """Says what to do where the run's folder cannot be written."""
+def _ended_by_errors(run: Run) -> Iterator[None]:
+    """Writes the end of a run that an error ends, and says what to do where the disk is full or the loss not finite."""
     try:
         yield
-    except OSError as error:
+    except Diverged as error:
+        kept = len(run.metrics())
         raise UserError(
-            f"{run.path} cannot be written ({error.strerror}); what was saved before is whole. Make room, or give yourself the rights, "
-            f"and go on with --resume"
+            f"{error}; what {kept} epochs trained is kept in {run.path}. With --resume it would end the same way: choose another --recipe "
+            f"or --seed"
         ) from error
+    except BaseException as error:
+        written, status = (error.filename if isinstance(error, OSError) else None), run.status
+        if status.get("state") == "running":
+            failed = isinstance(error, Exception) and not isinstance(error, Stopped)
+            with contextlib.suppress(OSError):  # on a full disk the old status stays, of a process that is gone
+                run.write_status(
+                    "failed" if failed else "interrupted",
+                    epoch=status.get("epoch", 0),
+                    epochs=status.get("epochs", 0),
+                    error=f"{type(error).__name__}: {error}" if failed else None,
+                )
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+        if isinstance(error, OSError) and (full or Path(str(written)).is_relative_to(run.path)):
+            raise UserError(
+                f"{run.path} cannot be written ({error.strerror}); what was saved before is whole. Make room, or give yourself the "
+                f"rights, and go on with --resume"
+            ) from error
+        raise
 
 
 def _read_back(run: Run, inputs: Inputs, val: Predictions, device: torch.device) -> torch.nn.Module:
     """The network with the weights that lie on the disk. Raises `UserError` unless it says of val what the trained one said."""
-    model = load_model(run)[1].to(device)
-    again = predictions(model, inputs, "val", device)
+    normalise, model = load_model(run)
+    again = predictions(model.to(device), inputs, "val", device)
     apart = float(np.abs(again.probabilities_NK - val.probabilities_NK).max())
-    if apart > 1e-4 or again.accuracy != val.accuracy:
+    same_input = all(torch.equal(normalise.get_buffer(name), getattr(inputs, name)) for name in ("mean_F", "std_F"))
+    if not (same_input and apart <= 1e-4):
         raise UserError(
             f"{run.weights_path} does not hold what was trained: read back, it scores {again.accuracy:.2%} on val instead of "
             f"{val.accuracy:.2%} (probabilities differ by {apart:.1g}); look at the disk, and go on with --resume"
@@ -284,30 +380,12 @@ def _write_provenance(run: Run, resume: bool, console: Console) -> None:
     now = provenance()
     if before:
         for what in ("git", "packages", "machine"):
-            if before[what] != now[what]:
+            if before.get(what) != now[what]:
                 console.print(
                     f"not what the run began with ({what}): its end may differ in the last bits from one without a break"
                 )
         now["resumed_from"] = [*before.pop("resumed_from", []), before]
     run.write_json("provenance.json", now)
-
-
-def _finished(run: Run, network: str, digest: str, resume: bool) -> bool:
-    """Whether the run is there and whole. Raises `UserError` when it is another network's, or unfinished and not to be resumed."""
-    if not (run.path / "run.json").exists():
-        return False
-    then = run.config
-    if (then["architecture"], then["data"]["digest"]) != (network, digest):
-        raise UserError(
-            f"{run.path} is another study's or other data's, of {then['architecture']}; move it away or choose another --seed"
-        )
-    if run.scores:
-        if run.status.get("state") != "finished":  # killed between the two
-            _write_finished(run)
-        return True
-    if not resume:
-        raise UserError(f"{run.path} exists and has not finished: go on with --resume, or choose another --seed")
-    return False
 
 
 def _write_finished(run: Run) -> None:
@@ -357,7 +435,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     add("--data", metavar="FOLDER", help="with --architecture: as for studies.run")
     add("--subset", help="with --architecture: as for studies.run")
-    add("--fold", type=int, default=DEFAULT_FOLD, help="with --architecture: the test fold (default: 5)")
+    add("--fold", type=int, help="with --architecture: the test fold (default: 5)")
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies and runs lie (default: runs)")
     add("--epochs", type=int, help="passes over all training clips (default: the recipe's, 60 or the paper's 200)")
     add("--recipe", default=DEFAULT_RECIPE, help=f"one of {', '.join(RECIPES)} (default: {DEFAULT_RECIPE})")
@@ -371,7 +449,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="N",
         help="pass each batch in N parts: less memory, batch norm over a part",
     )
-    add("--tta", type=int, default=0, metavar="N", help="also score test over N draws of the recipe's masks")
+    add("--tta", type=int, metavar="N", help="also score test over N draws of the recipe's masks")
     add("--tensorboard", action="store_true", help="also write TensorBoard scalars into the run's folder")
     add("--resume", action="store_true", help="go on where an unfinished run stands")
     add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
@@ -411,7 +489,7 @@ def _print_scores(run: Run) -> None:
     val = run.metrics()[-1]["val_accuracy"]
     console.print(
         f"\n{title}, test fold scored once ({test['n_clips']} clips): {test['accuracy']:.1%} "
-        f"(macro {test['macro_accuracy']:.1%}, log loss {test['log_loss']:.3f}, calibration error {test['calibration_error']:.1%}); "
+        f"(macro {test['macro_accuracy']:.1%}, log loss {test['log_loss']:.3f}, calibration error {test.get('calibration_error', math.nan):.1%}); "
         f"val {val:.1%}",
         soft_wrap=True,
     )
@@ -434,7 +512,7 @@ def _print_scores(run: Run) -> None:
 
 
 def _summary(runs: list[Run]) -> dict[str, Any]:
-    """Mean and standard deviation over the seeds (0 to 1; None for one seed) of what the runs score."""
+    """Mean and standard deviation over the seeds of what the runs score: accuracies 0 to 1, log loss in nats; None where none has it."""
     rows = [{**(run.scores or {}), "val_accuracy": run.metrics()[-1]["val_accuracy"]} for run in runs]
     summary: dict[str, Any] = {"seeds": [run.config["seed"] for run in runs]}
     for name, key in (
@@ -446,7 +524,7 @@ def _summary(runs: list[Run]) -> dict[str, Any]:
         ("test_log_loss", "log_loss"),
         ("test_calibration_error", "calibration_error"),
     ):
-        values = [row[key] for row in rows if row[key] is not None]
+        values = [row[key] for row in rows if row.get(key) is not None]
         summary[f"{name}_mean"] = statistics.fmean(values) if values else None
         summary[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
     return summary
@@ -463,7 +541,8 @@ def _print_summary(console: Console, summary: dict[str, Any]) -> None:
 
 @contextmanager
 def _stop_on_signals() -> Iterator[Callable[[], None]]:
-    """A check that raises `Stopped` after a SIGINT or SIGTERM, so that a batch under way is finished first.
+    """A check that raises `Stopped` after a SIGINT or SIGTERM, so that a batch under way is finished first. One that came too late for any check
+    is a `KeyboardInterrupt` in the end.
 
     Outside the main thread no signal can be caught, and the check never raises.
     """
@@ -482,6 +561,8 @@ def _stop_on_signals() -> Iterator[Callable[[], None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if stop.is_set():
+        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
