@@ -35,12 +35,15 @@ def show_retraining(study: StudyRecords, trial: int) -> None:
 
 def _show_form(study: StudyRecords, trial: int) -> None:
     epochs, recipe, seed, start = st.columns(4, vertical_alignment="bottom")
+    names = list(jobs.RECIPES)
+    name = recipe.selectbox("Recipe", names, names.index(Job.recipe), key="recipe")
     job = Job(
         study.name,
         study.path.parent,
         trial,
-        recipe=recipe.selectbox("Recipe", jobs.RECIPES, jobs.RECIPES.index(Job.recipe), key="recipe"),
-        epochs=int(epochs.number_input("Epochs", 1, 2000, Job.epochs, key="epochs")),
+        recipe=name,
+        # A field for each recipe, so that choosing one shows its own length.
+        epochs=int(epochs.number_input("Epochs", 1, 2000, jobs.RECIPES[name], key=f"epochs-{name}")),
         seed=int(seed.number_input("Seed", 0, 2**31 - 1, Job.seed, key="seed")),
     )
     if start.button("Retrain", type="primary", icon=":material/model_training:", key="retrain", width="stretch"):
@@ -80,10 +83,12 @@ def _show_job(job: Job, state: State, synthetic: bool) -> None:
     if state.resumable and action.button("Resume", key=f"resume-{key}", width="stretch"):
         jobs.start_retrain(job, resume=True)
         st.rerun()
-    if state.active or state.resumable:
+    if state.name not in ("finished", "corrupt"):
         st.progress(min(1.0, state.epoch / max(1, state.epochs)), text=_progress(state))
     if state.error:
         show_text(state.error)
+    if state.barred:
+        show_text(state.barred)
     if state.name != "corrupt":
         _show_results(job, synthetic)
 

@@ -464,7 +464,13 @@ def _scores(run: Run) -> Iterable[str]:
         yield _table(headings[:width], [row[:width] for row in rows])
         yield "Accuracy is given with the sampling error of that many clips, sqrt(p (1 - p) / n). Log loss is in nats."
     if test is None:
-        yield "The test split was not scored: that is for full trainings, once."
+        if run.config.get("kind") == "retrain":
+            yield (
+                "The test split is not scored yet: this training has not finished. Its command, below, goes on and scores it "
+                "when `--resume` is added."
+            )
+        else:
+            yield "The test split was not scored: that is for full trainings, once."
         return
     if test.get("seen") is not None and test.get("unseen") is not None:
         yield (
@@ -490,6 +496,7 @@ def _training(run: Run) -> str:
     clips = f"{config['clips']:,}" if "clips" in config else "not recorded"
     seconds = sum(row.get("seconds", 0.0) for row in rows)
     device = config.get("device") or run.provenance.get("device") or "not recorded"
+    threads = config.get("threads", run.provenance.get("threads"))
     return _table(
         ("", ""),
         [
@@ -498,6 +505,8 @@ def _training(run: Run) -> str:
             ("weights", "those of the last epoch; nothing was chosen by a score"),
             ("seed", f"{config['seed']}"),
             ("device", str(device)),
+            *([("threads", str(threads))] if threads is not None else []),
+            *([("parts that a batch passes in", str(config["accumulate"]))] if "accumulate" in config else []),
             ("time", f"{seconds:,.0f} s"),
         ],
     )
@@ -521,6 +530,12 @@ def _provenance(run: Run) -> Iterable[str]:
     kept = run.provenance
     machine = kept.get("machine", {})
     packages = ", ".join(f"{name} {version}" for name, version in kept.get("packages", {}).items())
+    started = str(kept.get("started", "not recorded"))
+    times = [("started", started)]
+    if before := kept.get("resumed_from"):
+        times = [("started", str(before[0].get("started", "not recorded")))]
+        count = f"{len(before)} time{'s' * (len(before) > 1)}"
+        times.append(("resumed", f"{count}, last {started}; revision, packages and machine are those of that time"))
     yield _table(
         ("", ""),
         [
@@ -530,14 +545,33 @@ def _provenance(run: Run) -> Iterable[str]:
             ),
             ("packages", f"python {kept.get('python', '?')}, {packages}"),
             ("machine", ", ".join(f"{value}" for value in machine.values()) + " cores" * ("cores" in machine)),
-            ("started", str(kept.get("started", "not recorded"))),
+            *times,
         ],
     )
-    command = kept.get("command") or run.config.get("command")
+    command = _retrain_command(run) or kept.get("command") or run.config.get("command")
     if command:
         of = {"trial": f"The study that this was trial {run.config.get('trial')} of", "compare": "The comparison"}
         yield f"{of.get(str(run.config.get('kind')), 'The training')}, folders by their names alone:"
         yield f"```\n{without_paths(command)}\n```"
+
+
+def _retrain_command(run: Run) -> str | None:
+    """The command that makes a full retraining anew, None for a run of another kind.
+
+    Of what was trained, not of the process that came last: that one may have gone on with it, or have trained other seeds too.
+    """
+    config, data = run.config, run.config["data"]
+    if config.get("kind") != "retrain":
+        return None
+    values: dict[str, Any] = {"study": config.get("study"), "trial": config.get("trial")}
+    if config.get("study") is None:
+        values = {"architecture": config.get("preset") or config["architecture"], "data": data["source"]}
+        values |= {"subset": data.get("subset"), "fold": data.get("fold")}
+    values |= {"recipe": config["recipe"]["name"], "epochs": config.get("epochs"), "seed": config["seed"]}
+    values |= {"device": config.get("device"), "accumulate": config.get("accumulate")}
+    values |= {"tta": config.get("tta") or (run.scores or {}).get("tta", {}).get("draws")}
+    options = [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]
+    return shlex.join(["python", "-m", "trainers.retrain", *options])
 
 
 def _limits(run: Run) -> Iterable[str]:

@@ -21,30 +21,39 @@ import psutil
 from filelock import FileLock
 
 from search_space.errors import UserError
+from trainers.config import DEFAULT_RECIPE, get_recipe
 from trainers.config import RECIPES as _RECIPES
 from trainers.runs import Run, process_alive, retrain_folder
 
 if TYPE_CHECKING:
     from studies.records import StudyRecords
 
-RECIPES = tuple(_RECIPES)
-"""The names of the recipes that a retraining can follow."""
+RECIPES = {name: get_recipe(name).epochs for name in _RECIPES}
+"""The recipes that a retraining can follow, by name, with the epochs that each is made for."""
 
-_FOLDER = re.compile(r"(\d{5,9})-([a-z]+)-e(\d{1,6})-s(\d{1,10})")
+_FOLDER = re.compile(r"(\d{5,9})-([a-z]+)-e([1-9]\d{0,5})-s(\d{1,10})")
 _LOG_BYTES, _LOG_LINES = 8192, 20
+_ENDED = ("interrupted", "stopped", "failed")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One retraining, by what tells it from every other: a trial of a study, a recipe, a length, a seed. `device` is where it runs."""
+    """One retraining, by what tells it from every other: a trial of a study, a recipe, a length, a seed. `device` is where it runs.
+
+    `epochs` 0 stands for as many as the recipe is made for. Raises `UserError` where that is asked of a recipe that does not exist.
+    """
 
     study: str
     runs: Path
     trial: int
-    recipe: str = "strong"
-    epochs: int = 60
+    recipe: str = DEFAULT_RECIPE
+    epochs: int = 0
     seed: int = 0
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.epochs:
+            object.__setattr__(self, "epochs", get_recipe(self.recipe).epochs)
 
     @property
     def run(self) -> Run:
@@ -52,15 +61,17 @@ class Job:
         return Run(retrain_folder(self.runs, self.study, self.trial, self.recipe, self.epochs, self.seed))
 
     def command(self, resume: bool = False) -> list[str]:
-        """What follows `python` on its command line."""
+        """What follows `python` on its command line. A device that nobody chose is left out: a run that goes on keeps its own."""
         values = {
             "study": self.study,
             "trial": self.trial,
             "runs": self.runs,
             "epochs": self.epochs,
             "recipe": self.recipe,
+            "seed": self.seed,
         }
-        values |= {"seed": self.seed, "device": self.device}
+        if self.device != "auto":
+            values["device"] = self.device
         options = [word for name, value in values.items() for word in (f"--{name}", str(value))]
         return ["-m", "trainers.retrain", *options, *(["--resume"] if resume else [])]
 
@@ -74,8 +85,9 @@ class State:
     """Where a retraining truly stands: what it wrote, held against the processes that exist.
 
     `name` is 'starting' (its process prepares, no epoch has begun), 'running', 'finished', 'interrupted' (it was asked to end, and kept
-    its finished epochs), 'stopped' (its process is gone without a word), 'failed' or 'corrupt' (its record can not be read).
-    `eta_s` are the seconds left, None while unknown; `error` says what went wrong, None while nothing did.
+    its finished batches), 'stopped' (its process is gone without a word), 'failed' or 'corrupt' (its record can not be read).
+    `eta_s` are the seconds left, None while unknown; `error` says what went wrong, None while nothing did. `barred` says why a run that
+    has not finished can not go on, None where it can.
     """
 
     name: str
@@ -83,6 +95,7 @@ class State:
     epochs: int = 0
     eta_s: float | None = None
     error: str | None = None
+    barred: str | None = None
 
     @property
     def active(self) -> bool:
@@ -91,23 +104,22 @@ class State:
 
     @property
     def resumable(self) -> bool:
-        """Whether it can be started again and goes on after its last finished epoch."""
-        return self.name in ("interrupted", "stopped", "failed")
+        """Whether it can be started again and goes on after the last batch that it kept."""
+        return self.name in _ENDED and self.barred is None
 
 
 def start_retrain(job: Job, resume: bool = False) -> Run:
     """Start a job as a process that outlives this one: the run that it fills.
 
-    Raises `UserError` when that very job is at work or finished, or has stopped and `resume` was not asked for.
+    Raises `UserError` when that very job is at work or finished, can not go on, or has stopped and `resume` was not asked for.
     """
     run = job.run
     run.path.mkdir(parents=True, exist_ok=True)
     with FileLock(run.path / "job.lock"), (run.path / "log.txt").open("ab") as log:
         found = _state(run)
         if found and not (resume and found.resumable):
-            raise UserError(
-                f"{run.path.name} is there already ({found.name}); resume it if it stopped, or choose another seed"
-            )
+            advice = found.barred or "resume it if it stopped, or choose another seed"
+            raise UserError(f"{run.path.name} is there already ({found.name}); {advice}")
         log.write(f"$ {job.shell(resume)}\n".encode())
         log.flush()
         process = subprocess.Popen(
@@ -125,13 +137,17 @@ def start_retrain(job: Job, resume: bool = False) -> Run:
 
 def state(run: Run) -> State:
     """Where a retraining truly stands, whoever started it and whatever became of its process."""
-    return _state(run) or State("stopped", error=last_words(run))
+    return _state(run) or State("stopped", error=last_words(run), barred=_barred(run))
 
 
 def cancel(run: Run) -> None:
-    """Ask a retraining's process to end (SIGTERM): it keeps its finished epochs. Nothing happens when there is no such process."""
-    for record in (_job(run), run.status):
+    """Ask a retraining's process to end (SIGTERM): it keeps its finished batches. Nothing happens when there is no such process."""
+    job = _job(run)
+    for record in (job, run.status):
         if process_alive(record.get("pid"), record.get("pid_started")):
+            if record is job:
+                with contextlib.suppress(OSError):  # a full disk is no reason not to end it
+                    run.write_json("job.json", {**job, "cancelled": True})  # it may end before it can say why
             with contextlib.suppress(psutil.NoSuchProcess):
                 psutil.Process(record["pid"]).terminate()
             return
@@ -172,31 +188,55 @@ def _job(run: Run) -> dict[str, Any]:
     return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
 
 
+def _is_newer(run: Run, name: str, than: str) -> bool:
+    """Whether one of the run's files was written after another, both of which are there."""
+    return (run.path / name).stat().st_mtime_ns > (run.path / than).stat().st_mtime_ns
+
+
+def _barred(run: Run) -> str | None:
+    """Why a run could not go on if it was started again, or None: its recipe may be one that this version does not know."""
+    match = _FOLDER.fullmatch(run.path.name)
+    if match is None or match[2] in RECIPES:
+        return None
+    return (
+        f"it can not be resumed, for its recipe {match[2]!r} does not exist any more; retrain the network with one of "
+        f"{sorted(RECIPES)}"
+    )
+
+
 def _state(run: Run) -> State | None:
     """The run's state, or None when nothing has been started in its folder."""
     try:
-        job, status = _job(run), run.status
-        name = status.get("state")
+        job = _job(run)
+        # Asked before the status is read: of a process that is gone, that status is its last, and nothing of it is still to come.
+        job_alive = process_alive(job.get("pid"), job.get("pid_started"))
+        status = run.status
+        name, error = status.get("state"), status.get("error")
         if name == "running" and not run.alive:
             # It may have ended since the status was read; now that its process is gone, the status is its last.
             status = run.status
             name = "stopped" if status.get("state") == "running" else status.get("state")
-        if job.get("pid") != status.get("pid") and process_alive(job.get("pid"), job.get("pid_started")):
-            name = "starting"
-        if name is None:
-            return State("failed", error=last_words(run)) if job else None
-        error = status.get("error") if name == "failed" else None
+            error = status.get("error")
+        if job and job.get("pid") != status.get("pid"):
+            if job_alive:
+                name = "starting"
+            elif name is None or (name in _ENDED and _is_newer(run, "job.json", "status.json")):
+                # It ended before its first word; what the status says is of a process before it.
+                name, error = ("interrupted", None) if job.get("cancelled") else ("failed", last_words(run))
+        if name is None and not job:
+            return None
         eta_s = status.get("eta_s")
         found = State(
             str(name),
             int(status.get("epoch", 0)),
             int(status.get("epochs", 0)),
             eta_s and float(eta_s),
-            error and str(error),
+            str(error) if name == "failed" and error else None,
+            _barred(run) if name in _ENDED else None,
         )
     except (ValueError, TypeError) as error:
         return State("corrupt", error=str(error))
-    known = ("starting", "running", "finished", "interrupted", "stopped", "failed")
+    known = ("starting", "running", "finished", *_ENDED)
     return (
         found
         if name in known

@@ -298,9 +298,7 @@ def _print_front(console: Console, records: StudyRecords, summary: dict[str, Any
     page = f" --{elsewhere}" if elsewhere else ""
     console.print(f"see {records.path / 'front.html'}, or: streamlit run dashboard/app.py{page}", soft_wrap=True)
     if front:
-        command = (
-            f"python -m trainers.retrain --study {records.name} --trial {front[0]['trial']} --epochs 60{elsewhere}"
-        )
+        command = f"python -m trainers.retrain --study {records.name} --trial {front[0]['trial']}{elsewhere}"
         console.print(f"train one fully: {command}", soft_wrap=True)
 
 

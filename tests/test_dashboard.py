@@ -195,6 +195,24 @@ def test_a_retraining_whose_process_is_gone_is_stopped_and_can_be_resumed(page, 
     assert app.button(key="resume-00001-strong-e60-s0")
 
 
+def test_a_retraining_of_a_recipe_that_is_gone_is_shown_with_the_reason(page, runs):
+    retraining(runs, state="interrupted").rename(runs / "tiny" / "retrain" / "00001-long-e60-s0")
+    app = page(study="tiny", trial="1")
+    assert not app.exception
+    assert "**long** recipe" in texts(app)
+    assert "its recipe 'long' does not exist any more" in texts(app)
+    assert not [button for button in app.button if button.label == "Resume"]
+
+
+def test_the_epochs_follow_the_recipe(page):
+    app = page(study="tiny", trial="1")
+    assert app.number_input(key="epochs-strong").value == 60
+    app = app.selectbox(key="recipe").set_value("paper").run()
+    assert not app.exception
+    assert "--epochs 200 --recipe paper" in texts(app)
+    assert "--epochs 60 --recipe strong" in texts(app.selectbox(key="recipe").set_value("strong").run())
+
+
 def test_a_running_retraining_tells_its_progress_and_can_be_cancelled(page, runs):
     me = psutil.Process()
     retraining(runs, state="running", pid=me.pid, pid_started=me.create_time())

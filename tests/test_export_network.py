@@ -397,6 +397,52 @@ class TestCard:
         assert "| s4 | 50.0% |" in text
         assert "Not comparable with means over several folds" in text
 
+    @pytest.fixture
+    def retrained(self, own_run) -> Run:
+        """The record of a full retraining of seed 1, by a command that trained three and went on after two breaks."""
+        config = {**own_run.config, "kind": "retrain", "study": "tiny", "trial": 1, "epochs": 7, "seed": 1}
+        own_run.write_json("run.json", {**config, "device": "cpu", "threads": 5, "accumulate": 4})
+        command = "python -m trainers.retrain --study tiny --trial 1 --seeds 3 --resume"
+        before = [{"started": "2001-01-01"}, {"started": "2002-02-02"}]
+        kept = {**own_run.provenance, "command": command, "started": "2003-03-03", "resumed_from": before}
+        own_run.write_json("provenance.json", kept)
+        return own_run
+
+    def test_the_command_of_a_retraining_makes_that_run(self, retrained):
+        score_test(retrained)
+        text, recipe = card(retrained), retrained.config["recipe"]["name"]
+        command = f"python -m trainers.retrain --study tiny --trial 1 --recipe {recipe} --epochs 7 --seed 1 --device cpu --accumulate 4"
+        assert f"```\n{command}\n```" in text
+        retrained.write_json("scores.json", {**retrained.scores, "tta": {**retrained.scores, "draws": 8}})
+        assert f"```\n{command} --tta 8\n```" in card(retrained)
+
+    def test_the_command_of_a_network_that_no_study_found(self, retrained):
+        config = retrained.config
+        data = {**config["data"], "source": "/home/ann/ESC-50", "subset": "esc10", "fold": 2}
+        named = {**config, "study": None, "trial": None, "architecture": "sp4asc", "preset": "sp4asc", "data": data}
+        retrained.write_json("run.json", named)
+        start = "python -m trainers.retrain --architecture sp4asc --data ESC-50 --subset esc10 --fold 2 --recipe "
+        assert start in card(retrained)
+
+    def test_threads_parts_and_breaks_are_told_where_recorded(self, retrained):
+        text = card(retrained)
+        assert "| threads | 5 |" in text
+        assert "| parts that a batch passes in | 4 |" in text
+        assert "| started | 2001-01-01 |" in text
+        assert "| resumed | 2 times, last 2003-03-03; " in text
+        config = {key: value for key, value in retrained.config.items() if key not in ("threads", "accumulate")}
+        retrained.write_json("run.json", config)
+        retrained.write_json("provenance.json", {"started": "2003-03-03"})
+        text = card(retrained)
+        assert "| started | 2003-03-03 |" in text
+        assert not re.search(r"^\| (threads|parts|resumed)", text, re.MULTILINE)
+
+    def test_a_retraining_without_scores_is_told_to_go_on(self, retrained):
+        text = card(retrained)
+        assert "not scored yet: this training has not finished" in text
+        assert "`--resume`" in text
+        assert "that is for full trainings" not in text
+
     def test_synthetic_data_is_called_so(self, own_run):
         config = own_run.config
         data = {**config["data"], "name": "synthetic", "source": "synthetic", "synthetic": True}

@@ -1,5 +1,6 @@
 """Jobs: what is said of a retraining is true, whatever became of its process."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 from search_space.errors import UserError
 from studies import jobs
 from studies.jobs import Job
+from trainers.config import RECIPES
 from trainers.runs import Run
 
 
@@ -59,8 +61,19 @@ def test_a_job_names_its_folder_and_its_command(tmp_path):
     assert job.run.path == tmp_path / "esc10" / "retrain" / "00017-paper-e60-s2"
     assert jobs.job_of(job.run) == job
     assert job.shell(resume=True) == (
-        f"python -m trainers.retrain --study esc10 --trial 17 --runs {tmp_path} --epochs 60 --recipe paper --seed 2 --device auto --resume"
+        f"python -m trainers.retrain --study esc10 --trial 17 --runs {tmp_path} --epochs 60 --recipe paper --seed 2 --resume"
     )
+    chosen = dataclasses.replace(job, device="cuda:1")
+    assert "--device cuda:1" in chosen.shell()
+    assert "--device cuda:1" in chosen.shell(resume=True)
+
+
+def test_a_job_is_as_long_as_its_recipe_is_made_for(tmp_path):
+    assert [Job("s", tmp_path, 1, recipe=name).epochs for name in ("strong", "paper")] == [60, 200]
+    assert list(jobs.RECIPES) == list(RECIPES)
+    assert Job("s", tmp_path, 1, recipe="paper", epochs=7).run.path.name == "00001-paper-e7-s0"
+    with pytest.raises(UserError, match="unknown recipe 'long'"):
+        Job("s", tmp_path, 1, recipe="long")
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "a/b", "", ".hidden", "x" * 65, "a;b"])
@@ -113,6 +126,51 @@ def test_a_process_that_died_before_its_first_word_has_failed(run, sleeper):
     run.write_json("job.json", identity(sleeper) | {"pid_started": 1.0})
     (run.path / "log.txt").write_text("...\nerror: the data is gone\n")
     assert jobs.state(run) == jobs.State("failed", error="...\nerror: the data is gone")
+
+
+@pytest.mark.parametrize("before", ["running", "interrupted", "failed"])
+def test_a_resumed_process_that_died_before_its_first_word_has_failed(run, sleeper, before):
+    """What stands in the status is of the process before it."""
+    write_status(run, before, sleeper, pid=1, pid_started=1.0, error="no memory" if before == "failed" else None)
+    (run.path / "log.txt").write_text("error: the data is not what it was\n")
+    run.write_json("job.json", identity(sleeper))
+    assert jobs.state(run).name == "starting"
+    sleeper.kill()
+    wait_for(lambda: not jobs.state(run).active, timeout_s=5)
+    state = jobs.state(run)
+    assert (state.name, state.epoch, state.error) == ("failed", 3, "error: the data is not what it was")
+    assert state.resumable
+    time.sleep(0.02)  # two files of one tick of the clock are in no order
+    write_status(run, "interrupted", psutil.Process())  # then it was resumed from a shell
+    assert jobs.state(run).name == "interrupted"
+
+
+def test_a_resumed_process_does_not_unmake_a_finished_run(run):
+    write_status(run, "finished", psutil.Process())
+    run.write_json("job.json", {"pid": 1, "pid_started": 1.0})
+    assert jobs.state(run).name == "finished"
+
+
+def test_a_process_cancelled_before_its_first_word_is_interrupted(run, sleeper):
+    write_status(run, "interrupted", sleeper, pid=1, pid_started=1.0)
+    run.write_json("job.json", identity(sleeper))
+    jobs.cancel(run)
+    assert sleeper.wait(5) == -signal.SIGTERM
+    assert jobs.state(run) == jobs.State("interrupted", epoch=3, epochs=60, eta_s=12.5)
+
+
+@pytest.mark.parametrize("name", ["running", "interrupted", "stopped", "failed"])
+def test_a_run_of_a_recipe_that_is_gone_is_shown_and_not_resumed(tmp_path, name):
+    run = Run(tmp_path / "study" / "retrain" / "00017-long-e60-s0")
+    write_status(run, name, psutil.Process(), pid_started=1.0)
+    state = jobs.state(run)
+    assert (state.epoch, state.resumable) == (3, False)
+    assert "its recipe 'long' does not exist any more" in (state.barred or "")
+    assert jobs.job_of(run).run.path == run.path
+    with pytest.raises(UserError, match=r"is there already \(\w+\); it can not be resumed, for its recipe 'long'"):
+        jobs.start_retrain(jobs.job_of(run), resume=True)
+    write_status(run, "finished", psutil.Process())
+    assert jobs.state(run).barred is None
 
 
 @pytest.mark.parametrize(

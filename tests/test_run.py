@@ -38,6 +38,15 @@ def test_json_is_one_document(own_study: Path, tiny_folder: Path, capsys: pytest
     assert (own_study / "tiny" / "front.csv").read_text().count("\n") == len(report["front"]) + 1
 
 
+def test_the_command_to_train_one_fully_leaves_the_length_to_the_recipe(
+    own_study: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(tiny_arguments(tiny_folder, own_study)) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "trainers.retrain" in line]
+    assert line.startswith("train one fully: python -m trainers.retrain --study tiny --trial ")
+    assert "--epochs" not in line
+
+
 def test_a_config_file_holds_any_option_and_flags_win(
     own_study: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

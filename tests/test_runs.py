@@ -14,6 +14,8 @@ from search_space.errors import UserError
 from trainers.runs import (
     Predictions,
     Run,
+    is_study_name,
+    network_folder,
     process_alive,
     retrain_folder,
     study_folder,
@@ -91,6 +93,16 @@ def test_a_process_is_known_by_id_and_start_time() -> None:
 def test_names_that_could_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="a study's name"):
         study_folder(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["retrain", "Retrain"])
+def test_the_folder_of_retrainings_is_no_study(tmp_path: Path, name: str) -> None:
+    assert not is_study_name(name)
+    with pytest.raises(
+        UserError, match=rf"can not be named '{name}': .* holds the retrainings .*; choose another name"
+    ):
+        study_folder(tmp_path, name)
+    assert study_folder(tmp_path, "retrain-2").parent == network_folder(tmp_path, "a", "b", "short", 1, 0).parents[1]
 
 
 def test_folders() -> None:

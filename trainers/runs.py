@@ -43,6 +43,7 @@ from search_space.errors import UserError
 
 _LONGEST_NAME = 150  # file systems take 255 bytes
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_RESERVED = "retrain"  # `runs/retrain` holds the retrainings of networks that no study found
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Run:
 
     @property
     def status(self) -> dict[str, Any]:
-        """state, epoch, epochs, eta_s, pid, pid_started, updated, error: as the run last wrote it, true or not any more."""
+        """state, epoch, epochs, clips_seen, eta_s, pid, pid_started, updated, error: as the run last wrote it, true or not any more."""
         return self._json("status.json")
 
     @property
@@ -179,12 +180,20 @@ class Run:
 
 
 def is_study_name(text: str) -> bool:
-    """Whether the text can name a study: one that no path and no shell gets wrong."""
-    return _NAME.fullmatch(text) is not None
+    """Whether the text can name a study: one that no path and no shell gets wrong, and whose folder is not taken.
+
+    `Retrain` is not allowed either: to some file systems it is the same folder as `retrain`.
+    """
+    return _NAME.fullmatch(text) is not None and text.lower() != _RESERVED
 
 
 def study_folder(runs: Path | str, study: str) -> Path:
-    """`runs/<study>`. Raises `UserError` for a name that could leave the folder or that no shell would like."""
+    """`runs/<study>`. Raises `UserError` for a name that could leave the folder, that no shell would like, or that is reserved."""
+    if study.lower() == _RESERVED:
+        raise UserError(
+            f"a study can not be named {study!r}: {Path(runs) / _RESERVED} holds the retrainings of networks that no study found; "
+            f"choose another name"
+        )
     if not is_study_name(study):
         raise UserError(
             f"a study's name has 1 to 64 letters, digits, '.', '_' or '-' and starts with a letter or digit, not {study!r}; choose one with --study"
