@@ -33,14 +33,15 @@ Prepare = Callable[..., Callable[[], object]]
 class Side:
     """One side of a comparison: a process that runs what `prepare(*values)` gives when asked to."""
 
-    def __init__(self, prepare: Prepare, values: Sequence[Any], keep: bool, threads: int) -> None:
+    def __init__(self, prepare: Prepare, values: Sequence[Any], keep: bool, threads: int, warm_up: bool = True) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, prepare, tuple(values), keep, threads), daemon=True)
+        arguments = (other, prepare, tuple(values), keep, threads, warm_up)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         other.close()
         self.first_s: float = self._connection.recv()
-        """Seconds of the first run, compilation included."""
+        """Seconds of the first run, compilation included; 0 without a warm-up of two runs, for what is long enough not to need it."""
 
     def seconds(self) -> float:
         """How long one run takes now."""
@@ -55,13 +56,16 @@ class Side:
         return peak
 
 
-def _serve(connection: Connection, prepare: Prepare, values: tuple[Any, ...], keep: bool, threads: int) -> None:
+def _serve(
+    connection: Connection, prepare: Prepare, values: tuple[Any, ...], keep: bool, threads: int, warm_up: bool
+) -> None:
     torch.set_num_threads(threads)
     before = _peak()
     with kept_memory() if keep else nullcontext():
         run = prepare(*values)
-        connection.send(_timed(run))
-        run()
+        connection.send(_timed(run) if warm_up else 0.0)
+        if warm_up:
+            run()
         while connection.recv() == "run":
             connection.send(_timed(run))
     connection.send(_peak() - before)
