@@ -79,9 +79,11 @@ def _peak() -> int:
     return 1024 * (found[0] if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
-def _timed(run: Callable[[], object]) -> float:
+def _timed(run: Callable[[], object], device: torch.device | None = None) -> float:
     began = time.perf_counter()
     run()
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - began
 
 
@@ -91,16 +93,18 @@ def in_turn(sides: Sequence[Side], rounds: int) -> list[float]:
     return [statistics.median(column) for column in zip(*taken, strict=True)]
 
 
-def copy_bandwidth() -> float:
-    """Bytes a second that a copy of a large tensor reads and writes, the best of several."""
-    source, target = torch.ones(64 * 2**20), torch.ones(64 * 2**20)
-    return 2 * source.nbytes / min(_timed(lambda: target.copy_(source)) for _ in range(5))
+def copy_bandwidth(device: torch.device | None = None) -> float:
+    """Bytes a second that a copy of a large tensor reads and writes, the best of several; on the CPU if no device is named."""
+    source = torch.ones(64 * 2**20, device=device)
+    target = torch.ones_like(source)
+    return 2 * source.nbytes / min(_timed(lambda: target.copy_(source), device) for _ in range(5))
 
 
-def matmul_rate(dtype: torch.dtype, size: int = 2048) -> float:
+def matmul_rate(dtype: torch.dtype, size: int = 2048, device: torch.device | None = None) -> float:
     """Floating-point operations a second of a square matrix product in this type, the best of several."""
-    a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
-    return 2 * size**3 / min(_timed(lambda: a @ b) for _ in range(5))
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    b = torch.ones_like(a)
+    return 2 * size**3 / min(_timed(lambda: a @ b, device) for _ in range(5))
 
 
 def values_moved(architecture: Architecture, size: tuple[int, int], training: bool) -> int:

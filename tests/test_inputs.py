@@ -155,6 +155,7 @@ def test_the_first_clips_of_a_split(tiny_folder: Path) -> None:
         assert len(val.first(1000)) == len(val)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("share", [0.5, 0])
 def test_on_a_gpu_lie_the_same_numbers(tiny_folder: Path, share: float) -> None:

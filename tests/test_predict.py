@@ -154,6 +154,7 @@ class TestTheNumbersOfTraining:
         assert heard == sorted(heard)
         assert torch.get_num_threads() == before
 
+    @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
     def test_a_gpu_says_the_same(self, trial: Run, tiny_folder: Path) -> None:
         on_cpu, on_gpu = (predict_files(trial, tiny_folder, device=name).files for name in ("cpu", "cuda"))

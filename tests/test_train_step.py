@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from benchmarks import inference, train_step
+from benchmarks import epoch, features, inference, train_step, trial
 from benchmarks.speed import floors_ms, values_moved
 from search_space import Architecture
 from search_space.errors import UserError
@@ -69,3 +69,41 @@ class TestKeptMemory:
         assert kept == 3_000_000
         with pytest.raises(OSError, match="disk full"):
             fail()
+
+
+class TestOtherReports:
+    """Of the benchmarks that have a form of their own."""
+
+    def test_log_mels_beside_torchaudios(self, tiny_folder, capsys):
+        assert features.main(["--data", str(tiny_folder), "--rounds", "1", "--workers", "1", "--json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["clips"] == 45
+        assert report["ratio"] == pytest.approx(report["reference_ms"] / report["ours_ms"])
+        assert report["ratio_to_decoding"] == pytest.approx(report["decoding_ms"] / report["ours_ms"])
+        frames, mels = (int(n) for n in report["log_mels"].split()[1].split("x"))
+        assert report["bytes_a_clip"] >= 2 * frames * mels
+        with pytest.raises(UserError, match="--hours is above 0"):
+            features.main(["--hours", "0"])
+
+    def test_a_whole_candidate(self, tiny_folder, capsys):
+        assert trial.main(["--data", str(tiny_folder), "--networks", "0", "--budget", "32", "--json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        (row,) = report["cases"]
+        assert (
+            row["ratio"] == pytest.approx(row["reference_s"] / row["ours_s"]) == pytest.approx(report["ratio_median"])
+        )
+        assert min(row["reference_s"], row["ours_s"], row["steps_s"], row["peak_bytes"]) > 0
+        assert (report["clips"], report["data"]["synthetic"]) == (32, False)
+        with pytest.raises(UserError, match="--rounds at least 1"):
+            trial.main(["--rounds", "0"])
+
+    def test_an_epoch(self, capsys):
+        argv = ["--network", TINY, "--input", "16x8", "--clips", "12", "--batches", "4,6", "--device", "cpu", "--json"]
+        assert epoch.main(argv) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert [(row["batch"], row["clips"]) for row in report["cases"]] == [(4, 12), (6, 12)]
+        for row in report["cases"]:
+            least = max(row["memory_floor_s"], row["arithmetic_floor_s"])
+            assert row["ratio_to_floor"] == pytest.approx(row["epoch_s"] / least)
+        with pytest.raises(UserError, match="--batches 4,x"):
+            epoch.main(["--batches", "4,x"])
