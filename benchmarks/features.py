@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import resource
 import statistics
@@ -29,6 +30,7 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.speed import copy_bandwidth, matmul_rate
 from search_space.errors import UserError, open_console, run_command
 from trainers.datasets import FolderDataset, open_dataset
 from trainers.features import FrontEnd, describe, front_end_for, prepare
@@ -83,10 +85,23 @@ def measure(dataset: FolderDataset, workers: int, rounds: int) -> dict[str, Any]
         "rounds": rounds,
         **{f"{name}_ms": 1e3 * statistics.median(taken) / len(clips) for name, taken in seconds.items()},
         "ratio": statistics.median(reference / ours for reference, ours, _ in pairs),
+        **_floors_ms(features.front_end, dataset.duration_s),
         "ratio_to_decoding": statistics.median(decoding / ours for _, ours, decoding in pairs),
         "hours_a_minute": minutes / statistics.median(seconds["ours"]),
         "bytes_a_clip": stored / len(clips),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10),
+    }
+
+
+def _floors_ms(front_end: FrontEnd, duration_s: float) -> dict[str, float]:
+    """The least milliseconds a clip takes one thread by what log-mels must move (waveform and spectrogram once, the log-mel twice) and what
+    they must compute: the transform's 2.5 N log2 N a frame (source: radix-2, real input), power, and each bin's two triangles."""
+    frames, bins = front_end.frames(duration_s), front_end.n_fft // 2 + 1
+    moved = 4 * (front_end.samples(duration_s) + 2 * frames * bins + 2 * frames * front_end.n_mels)
+    operations = frames * (2.5 * front_end.n_fft * math.log2(front_end.n_fft) + 3 * bins + 4 * bins)
+    return {
+        "memory_floor_ms": 1e3 * moved / copy_bandwidth(),
+        "arithmetic_floor_ms": 1e3 * operations / matmul_rate(torch.float32),
     }
 
 

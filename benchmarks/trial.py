@@ -24,7 +24,7 @@ from rich.table import Table
 from torch.nn.functional import cross_entropy, one_hot
 
 from benchmarks.reference import reference
-from benchmarks.speed import Side, in_turn, machine
+from benchmarks.speed import Side, copy_bandwidth, floors_ms, in_turn, machine, matmul_rate
 from benchmarks.train_step import step
 from search_space.errors import UserError, open_console, run_command
 from search_space.model import Dssdn, build_model
@@ -36,14 +36,14 @@ from trainers.config import default_budget, default_train_input, get_recipe
 from trainers.datasets import Dataset
 from trainers.features import prepare
 from trainers.inputs import Inputs, load_inputs
-from trainers.loop import schedule
+from trainers.loop import bfloat16_pays, schedule
 from trainers.opening import open_data
 from trainers.recorded import train_recorded
 from trainers.runs import Run
 
 
-def plain_trial(network: str, inputs: Inputs, clips: int) -> None:
-    """Train and validate the network as its equations read, clip by clip in Python, batch by batch."""
+def plain_trial(network: str, inputs: Inputs, clips: int) -> float:
+    """The val accuracy (0 to 1) of the network as its equations read, trained clip by clip in Python."""
     torch.manual_seed(0)
     recipe = get_recipe("short")
     built = build_model(network, len(inputs.classes), inputs.size[1])
@@ -67,25 +67,38 @@ def plain_trial(network: str, inputs: Inputs, clips: int) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    val, right = inputs.splits["val"], 0
     model.eval()
     with torch.no_grad():
-        for index_B in torch.arange(len(inputs.splits["val"])).split(recipe.batch_size):
-            model(inputs.normalise(inputs.splits["val"].batch(index_B, cpu)).unsqueeze(1))
+        for index_B in torch.arange(len(val)).split(recipe.batch_size):
+            logits_BK = model(inputs.normalise(val.batch(index_B, cpu)).unsqueeze(1))
+            right += int((logits_BK.argmax(1) == val.labels_N[index_B]).sum())
+    return right / len(val)
 
 
 def trial(
     side: str, network: str, dataset: Dataset, train_input: tuple[int, int], clips: int, folder: str
 ) -> Callable[[], object]:
-    """One candidate of a side: 'reference', 'ours', or 'steps', which is ours without all that is around its steps."""
+    """One candidate of a side: 'reference', 'ours', or 'steps', which is ours without all that is around its steps.
+
+    The first two leave their val accuracy in a file of that name in the folder.
+    """
     recipe = get_recipe("short")
     if side == "steps":
         one = step("ours", network, train_input, recipe.batch_size)
         return lambda: [one() for _ in range(math.ceil(clips / recipe.batch_size))]
     inputs = load_inputs(dataset, prepare(dataset), size=train_input, train_clips=clips)
-    if side == "reference":
-        return lambda: plain_trial(network, inputs, clips)
     run = Run(Path(folder))
-    return lambda: train_recorded(run, network, inputs, recipe, clips, 0, torch.device("cpu"))
+
+    def train() -> None:
+        if side == "reference":
+            accuracy = plain_trial(network, inputs, clips)
+        else:
+            _, said = train_recorded(run, network, inputs, recipe, clips, 0, torch.device("cpu"))
+            accuracy = said.accuracy
+        (Path(folder) / side).write_text(str(accuracy))
+
+    return train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -109,6 +122,8 @@ def main(argv: list[str] | None = None) -> int:
     rng, space = random.Random(0), get_space("dssdn")
     drawn = [str(space.sample(lambda _, choices: rng.choice(choices))) for _ in range(options.networks)]
     torch.set_num_threads(1)
+    dtype = torch.bfloat16 if bfloat16_pays(torch.device("cpu"), build_model("dssdn-middle")) else torch.float32
+    bandwidth, rate = copy_bandwidth(), matmul_rate(dtype)
     report: dict[str, Any] = {
         **machine(),
         "data": {"name": dataset.name, "synthetic": dataset.synthetic},
@@ -121,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     synthetic = " (synthetic data)" if dataset.synthetic else ""
     frames, mels = train_input
     table = Table(
-        *("network", "reference", "ours", "its steps", "ratio"),
+        *("network", "reference", "ours", "its steps", "ratio", "floors", "val: reference", "ours"),
         title=f"seconds a candidate: {clips:,} clips of {dataset.name}{synthetic} at {frames}x{mels}",
     )
     for network in [str(resolve("dssdn-middle")), *drawn]:
@@ -133,18 +148,26 @@ def main(argv: list[str] | None = None) -> int:
             ]
             reference_s, ours_s, steps_s = in_turn(sides, options.rounds)
             peaks = [side.close() for side in sides]
+            reference_val, ours_val = (float((Path(folder) / name).read_text()) for name in ("reference", "ours"))
+        memory, arithmetic = floors_ms(resolve(network), train_input, dtype, True, bandwidth, rate)
         row = {
             "architecture": network,
             "reference_s": reference_s,
             "ours_s": ours_s,
             "steps_s": steps_s,
             "ratio": reference_s / ours_s,
+            "memory_floor_s": 1e-3 * memory * clips,
+            "arithmetic_floor_s": 1e-3 * arithmetic * clips,
+            "reference_val_accuracy": reference_val,
+            "val_accuracy": ours_val,
             "peak_bytes": peaks[1],
             "reference_peak_bytes": peaks[0],
         }
         report["cases"].append(row)
         console.print(f"{network}: ratio {row['ratio']:.2f}", soft_wrap=True)
-        table.add_row(network, *(f"{value:.1f}" for value in (reference_s, ours_s, steps_s)), f"{row['ratio']:.2f}")
+        seconds = (f"{value:.1f}" for value in (reference_s, ours_s, steps_s))
+        floors = ", ".join(f"{row[key]:.1f}" for key in ("memory_floor_s", "arithmetic_floor_s"))
+        table.add_row(network, *seconds, f"{row['ratio']:.2f}", floors, f"{reference_val:.1%}", f"{ours_val:.1%}")
     report["ratio_median"] = statistics.median(row["ratio"] for row in report["cases"])
     if options.json:
         json.dump(report, sys.stdout)

@@ -17,6 +17,7 @@ from search_space.complexity import cut
 from search_space.model import Dssdn
 
 
+@torch.random.fork_rng(devices=[])  # a layer made draws weights, which are then replaced
 def inference_form(model: nn.Module) -> nn.Module:
     """A copy of the model in eval mode whose DSSDN networks compute the same logits with less; the model is left as it was.
 

@@ -256,6 +256,7 @@ def _export_run(console: Console, run: Run, formats: tuple[str, ...], out: Path 
 
 def _make_programs(console: Console, done: Exported, formats: list[str], paths: Mapping[str, Path]) -> None:
     """Make and check the programs, and time one clip, in torch and what ONNX there is."""
+    from search_space.inference import inference_form
     from trainers import programs
     from trainers.recorded import load_model
 
@@ -271,7 +272,7 @@ def _make_programs(console: Console, done: Exported, formats: list[str], paths: 
     again = programs.probabilities_difference(torch_call, probe)
     if again is not None:
         say(f"{probe.title}: probabilities differ from those that the run recorded by at most {again:.2g}")
-    calls = {"torch": torch_call}
+    calls = {"torch": programs.as_call(inference_form(network))}
     notes = programs.metadata(done.run)
     for format in formats:
         program = programs.PROGRAMS[format](network, probe, notes)

@@ -77,15 +77,20 @@ def test_a_step_is_the_reference_s_in_float64(network, size):
 
 @pytest.mark.parametrize("network", [*PRESETS, "dl-o", *OPTIONS, *sampled(4)])
 def test_a_step_is_the_reference_s_in_float32(network):
-    """A value within rounding of zero may fall on either side of a ReLU, and its gradient with it: the best of five draws counts."""
-    errors = []
+    """A value within rounding of zero may fall on either side of a ReLU, and its gradient with it: the best of draws counts. All gradients
+    together are within 1e-5, each tensor (beside a hundredth of the whole, what is zero but for rounding) within 6e-5: the reference's own float32
+    is within 4e-6 to 2e-5 there."""
+    together, apart = [], []
     for seed in range(5):
         logits, gradients, _ = trained_step(network, torch.float32, (4, 45, 40), seed=seed)
         expected, by_name, _ = trained_step(network, torch.float64, (4, 45, 40), reference, seed=seed)
         assert error(logits, expected) < 1e-5
-        names = [name for name, gradient in by_name.items() if gradient is not None]
-        errors.append(error(*(torch.cat([g[name].double().flatten() for name in names]) for g in (gradients, by_name))))
-    assert min(errors) < 1e-5
+        exact = {name: gradient for name, gradient in by_name.items() if gradient is not None}
+        together.append(error(*(torch.cat([g[n].double().flatten() for n in exact]) for g in (gradients, exact))))
+        whole = sum(float(gradient.square().sum()) for gradient in exact.values()) ** 0.5
+        apart.append(max(float((gradients[n] - g).norm() / (g.norm() + 1e-2 * whole)) for n, g in exact.items()))
+    assert min(together) < 1e-5
+    assert min(apart) < 6e-5
 
 
 def test_the_plain_form_s_gradients_are_the_fast_form_s():

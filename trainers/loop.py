@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from search_space.architecture import Architecture
 from search_space.blocks import orthonormal_penalty
 from search_space.errors import UserError
+from search_space.inference import inference_form
 from search_space.model import build_model
 from trainers.augment import Moment, augment, spec_augment
 from trainers.config import Recipe
@@ -221,7 +222,7 @@ def predict(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (N, K) float32 and labels (N,) of a split's clips, in the split's order.
 
-    In float32, without augmentation; the model's mode is as it was afterwards. With `draws` the probabilities are the mean over that many
+    In float32, without augmentation, by the network's inference form; the model itself is left alone. With `draws` the probabilities are the mean over that many
     draws of the recipe's masks, always the same ones (test-time augmentation; source: SP4ASC, 30 draws).
     Raises `ValueError` for draws without a recipe.
     """
@@ -229,8 +230,7 @@ def predict(
         raise ValueError(f"{draws} draws of whose masks? name the recipe")
     generator = torch.Generator().manual_seed(0)
     data: Split = inputs.splits[split]
-    was_training = model.training
-    model.eval()
+    answers = inference_form(model)
     batches: list[Tensor] = []
     with torch.inference_mode():
         for index_B in torch.arange(len(data)).split(32):
@@ -240,9 +240,8 @@ def predict(
                 if draws and recipe
                 else [logmel_BTF]
             )
-            said = [model(view.unsqueeze(1).contiguous(memory_format=torch.channels_last)).float() for view in views]
+            said = [answers(view.unsqueeze(1).contiguous(memory_format=torch.channels_last)).float() for view in views]
             batches.append(torch.stack([logits_BK.softmax(1) for logits_BK in said]).mean(0).cpu())
-    model.train(was_training)
     return torch.cat(batches).numpy(), data.labels_N.numpy()
 
 

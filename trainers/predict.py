@@ -44,6 +44,7 @@ from rich.table import Table
 from torch.nn.functional import adaptive_avg_pool2d
 
 from search_space.errors import UserError, open_console, run_command
+from search_space.inference import inference_form
 from trainers import esc, own, tau
 from trainers.audio import (
     MISSING,
@@ -61,6 +62,7 @@ from trainers.clips import first, write_rows
 from trainers.datasets import read_listing
 from trainers.features import FrontEnd, fitted_logmel, in_order
 from trainers.loop import resolve_device
+from trainers.memory import kept_memory
 from trainers.opening import progress_bar
 from trainers.recorded import load_model
 from trainers.runs import Run, available_cores
@@ -161,7 +163,7 @@ def predict_recordings(
     away before anything is computed, those that only decoding does at the end.
     """
     data, target = run.config["data"], resolve_device(device)
-    model = load_model(run).to(target)
+    model = inference_form(load_model(run)).to(target)
     front_end, duration_s = FrontEnd(**data["front_end"]), _duration_s(run)
     size = tuple(run.config["train_input"])
 
@@ -191,7 +193,7 @@ def predict_recordings(
         return logmel_BTF.numpy()
 
     sums_nK = np.zeros((len(names), len(data["classes"])))
-    with closing(in_order(logmels, _pieces(windows), available_cores())) as made:
+    with kept_memory(), closing(in_order(logmels, _pieces(windows), available_cores())) as made:
         waiting = _single(made, names, bad)
         while batch := list(itertools.islice(waiting, _BATCH)):
             logmel_BTF = torch.from_numpy(np.stack([logmel_TF for _, logmel_TF in batch])).to(target).float()
