@@ -10,6 +10,7 @@ study.model(17)                    # trial 17's network with its weights: raw lo
 
 from __future__ import annotations
 
+import json
 import socket
 from functools import cached_property
 from pathlib import Path
@@ -69,6 +70,16 @@ class StudyRecords:
     def front(self) -> pd.DataFrame:
         """The trials that no other one beats in val accuracy, params and MACs at once, by falling accuracy."""
         return front(self.trials())
+
+    def confirmed(self) -> pd.DataFrame:
+        """What several seeds said of the front and its near misses (`studies.confirm`, the last one made), a network a row, best mean
+        first; empty where nobody asked. Accuracies 0 to 1: `study_val` of the study's seed, `val_mean`, `val_std`, `val_low`, `val_high` of the others;
+        `non_dominated` is the probability of standing on the front."""
+        found = [json.loads(path.read_text("utf-8")) for path in self.path.glob("confirm/*/confirm.json")]
+        if not found:
+            return pd.DataFrame(columns=["trial", "architecture", "study_val", "val_mean"])
+        latest = max(found, key=lambda report: report["written"])
+        return pd.DataFrame(latest["networks"]).assign(recipe=latest["recipe"], budget=latest["budget"])
 
     def run(self, trial: int) -> Run:
         """The folder of a trial's training."""
