@@ -71,6 +71,13 @@ class StudyRecords:
         """The trials that no other one beats in val accuracy, params and MACs at once, by falling accuracy."""
         return front(self.trials())
 
+    def rungs(self) -> pd.DataFrame:
+        """What each trial scored on the way (val accuracy, 0 to 1): a row a trial, by its number, a column a rung, by its clips. No columns in a
+        study that did not look."""
+        rows = {trial.number: trial.user_attrs.get("rungs", {}) for trial in self._study.get_trials(deepcopy=False)}
+        frame = pd.DataFrame.from_dict(rows, orient="index", dtype=float).rename(columns=int)
+        return frame.reindex(columns=sorted(frame.columns))
+
     def confirmed(self) -> pd.DataFrame:
         """What several seeds said of the front and its near misses (`studies.confirm`, the last one made), a network a row, best mean
         first; empty where nobody asked. Accuracies 0 to 1: `study_val` of the study's seed, `val_mean`, `val_std`, `val_low`, `val_high` of the others;
