@@ -5,13 +5,41 @@ Each is known to go with size above all, so it means nothing without the rank co
 
 from __future__ import annotations
 
-import copy
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from search_space.blocks import plain
+from trainers.datasets import Dataset
+from trainers.features import Features
+from trainers.inputs import load_inputs
+from trainers.loop import seeded_model
+
+# Source: Mellor et al., 2021, their code's default.
+CLIPS = 128
+
+
+def score_untrained(
+    networks: Iterable[str],
+    dataset: Dataset,
+    features: Features,
+    train_input: tuple[int, int],
+    seed: int,
+    device: torch.device,
+) -> Iterator[dict[str, float]]:
+    """`synflow` and `naswot` of each network with its initial weights of that seed, at `train_input` (frames x mels).
+
+    naswot sees a fixed, stratified batch of training clips, normalised; val and test are not read.
+    """
+    inputs = load_inputs(dataset, features, size=train_input, splits=("train",), train_clips=CLIPS)
+    split = inputs.splits["train"]
+    everything = torch.arange(min(CLIPS, len(split)))
+    logmel_B1TF = inputs.normalise(split.batch(everything, device)).unsqueeze(1)
+    for network in networks:
+        model = seeded_model(network, len(dataset.classes), seed, train_input[1]).to(device)
+        yield {"synflow": synflow(model, train_input), "naswot": naswot(model, logmel_B1TF)}
 
 
 @torch.enable_grad()
@@ -56,7 +84,7 @@ def naswot(model: nn.Module, logmel_B1TF: Tensor) -> float:
 
     Source: Mellor et al., 2021 (arXiv 2006.04647v3), eq. 2, and its authors' code.
     """
-    seen = plain(copy.deepcopy(model)).train()
+    seen = plain(model).train()
     number = len(logmel_B1TF)
     kernel_BB = torch.zeros(number, number, dtype=torch.float64)
 
