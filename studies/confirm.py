@@ -193,7 +193,7 @@ def _print(console: Console, report: dict[str, Any], replication: Replication) -
             soft_wrap=True,
         )
     console.print(
-        "on the front: probability that no other network of the table beats it in mean val accuracy, params and MACs at once "
+        "95 %: Student's interval over the seeds, the val clips being the same; on the front: probability that no other network of the table beats it in mean val accuracy, params and MACs at once "
         "(bootstrap over whole seeds); rank by the mean, in brackets the places gained since the study",
         soft_wrap=True,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from search_space.errors import UserError
-from studies import confirm
+from studies import confirm, fidelity, proxies
 from studies.analysis import front, shortfall
 from studies.records import open_study
 from studies.replication import other_seeds
@@ -254,6 +255,15 @@ class TestBadInput:
             UserError, match="study 'tiny' has no front: none of its 4 trials is complete; go on with `python"
         ):
             confirm.main(arguments(own_study))
+
+    @pytest.mark.parametrize("command", [confirm, fidelity, proxies])
+    def test_other_data_than_the_studys_is_refused(self, own_study: Path, command: ModuleType) -> None:
+        journal = own_study / "tiny" / "journal.log"
+        digest = open_study("tiny", own_study).info["data"]["digest"]
+        journal.write_text(journal.read_text().replace(digest, "0" * len(digest)))
+        with pytest.raises(UserError, match=r"the data in .* is not what the study was made on \(digest .*, then 0000"):
+            command.main(["--study", "tiny", "--runs", str(own_study)])
+        assert not list((own_study / "tiny").glob("*/*/*-s1"))
 
     def test_runs_made_with_something_else_are_refused(self, own: Path) -> None:
         path = next((own / "tiny/confirm/short-32").glob("*-s1/run.json"))
