@@ -1,11 +1,13 @@
-"""Does the front hold? `python -m studies.confirm --study NAME`: its networks and near misses trained again with several new seeds.
+"""Does the front hold? `python -m studies.confirm --study NAME`: it and its near misses, trained with several new seeds.
 
-A front of scores of a single seed is too good: it holds whoever was lucky (the winner's curse). Here each network gets a mean, an interval
-and the probability that it stands on the front at all. Everything is judged on val; with `--test` every finished run is scored once on test
-after that, and chooses nothing. The same command goes on where it was stopped.
+A front of scores of a single seed is too good: it holds whoever was lucky (the winner's curse). Here each network gets
+a mean, an interval and the probability that it stands on the front at all. Everything is judged on val; with `--test`
+every finished run is scored once on test after that, and chooses nothing. The same command goes on where it was
+stopped.
 
-Who is trained: the front, by falling accuracy, and its near misses, the nearest first: complete trials that would be on it with no more
-accuracy than one standard error of the difference between two scores on the study's val clips, and at most as many as the front has members.
+Who is trained: the front, by falling accuracy, and its near misses, the nearest first: complete trials that would be on
+it with no more accuracy than one standard error of the difference between two scores on the study's val clips, and at
+most as many as the front has members.
 """
 
 from __future__ import annotations
@@ -84,10 +86,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def chosen(complete: pd.DataFrame, n_val: int, top: int | None = None) -> pd.DataFrame:
-    """The complete trials to be confirmed, in their order, with `role` ('front' or 'near miss') and `misses_by` (accuracy, 0 to 1).
+    """The complete trials to be confirmed, in their order, with `role` ('front' or 'near miss') and `misses_by`
+    (accuracy, 0 to 1).
 
     `n_val` clips tell two scores of about p apart by one standard error from sqrt(2 p (1 - p) / n_val).
-    Assumed: one such error, which is about what another seed changes (README: 2.4 points on the synthetic data, where it is 2.1).
+    Assumed: one such error, which is about what another seed changes (README: 2.4 points on the synthetic data, where
+    it is 2.1).
     """
     rows = complete.assign(misses_by=analysis.shortfall(complete))
     on_front = rows["trial"].isin(analysis.front(complete)["trial"])
@@ -101,7 +105,8 @@ def chosen(complete: pd.DataFrame, n_val: int, top: int | None = None) -> pd.Dat
 
 
 def _report(replication: Replication) -> dict[str, Any]:
-    """Accuracies 0 to 1. `curse` is the study's score less the mean of the new seeds; ranks count from 1 among these networks."""
+    """Accuracies 0 to 1. `curse` is the study's score less the mean of the new seeds; ranks count from 1 among these
+    networks."""
     rows, val_NS = replication.rows, replication.accuracies()
     found = means(val_NS)
     costs_N2 = rows[["params", "macs"]].to_numpy(dtype=float)
@@ -149,8 +154,8 @@ def _ranks(scores: Any) -> np.ndarray:
 
 
 def _curse(excess_NS: np.ndarray) -> dict[str, float]:
-    """Mean excess of the study's scores over the new seeds', with Student's interval over the seeds: what the study's own seed did to all
-    networks alike is in the mean and not in the interval."""
+    """Mean excess of the study's scores over the new seeds', with Student's interval over the seeds: what the study's
+    own seed did to all networks alike is in the mean and not in the interval."""
     found = means(excess_NS.mean(0))
     return {name: float(getattr(found, name)) for name in ("mean", "low", "high")}
 
@@ -193,8 +198,9 @@ def _print(console: Console, report: dict[str, Any], replication: Replication) -
             soft_wrap=True,
         )
     console.print(
-        "95 %: Student's interval over the seeds, the val clips being the same; on the front: probability that no other network of the table beats it in mean val accuracy, params and MACs at once "
-        "(bootstrap over whole seeds); rank by the mean, in brackets the places gained since the study",
+        "95 %: Student's interval over the seeds, the val clips being the same; on the front: probability that no other "
+        "network of the table beats it in mean val accuracy, params and MACs at once (bootstrap over whole "
+        "seeds); rank by the mean, in brackets the places gained since the study",
         soft_wrap=True,
     )
     console.print(f"kept in {replication.folder}", markup=False, soft_wrap=True)

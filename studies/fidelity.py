@@ -1,11 +1,12 @@
-"""How far can a short budget be trusted? `python -m studies.fidelity --study NAME` trains a sample of its networks longer and compares the ranks.
+"""How far is a short budget to be trusted? `python -m studies.fidelity --study NAME` trains a sample of networks longer.
 
-Kendall's tau-b between the study's scores and the longer ones, each with the interval of a bootstrap over the networks; beside it what the number of
-params and of MACs alone would have ranked, and, where the study scored its trials on the way, every rung. The longer trainings have other
-seeds than the study: what a seed does to both would look like agreement. Judged on val. The same command goes on where it was stopped.
+Kendall's tau-b between the study's scores and the longer ones, each with the interval of a bootstrap over the networks;
+beside it what the number of params and of MACs alone would have ranked, and, where the study scored its trials on the
+way, every rung. The longer trainings have other seeds than the study: what a seed does to both would look like
+agreement. Judged on val. The same command goes on where it was stopped.
 
-The sample stands for the complete trials: equal parts of their ranks by accuracy, in each of these equal parts by MACs, and from each of those one
-trial at random (always the same one, while the study stays as it is).
+The sample stands for the complete trials: equal parts of their ranks by accuracy, in each of these equal parts by MACs,
+and from each of those one trial at random (always the same one, while the study stays as it is).
 """
 
 from __future__ import annotations
@@ -82,10 +83,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def stratified(scores: ArrayLike, costs: ArrayLike, number: int, seed: int = 0) -> np.ndarray:
-    """Row numbers of `number` rows (all of them where there are fewer): one at random from every cell of ranks by score, then by cost.
+    """Row numbers of `number` rows (all of them where there are fewer): one at random from every cell of ranks by
+    score, then by cost.
 
-    The cells hold the same number of rows but for one, so that the sample spreads as all rows do: a sample that was chosen for its spread would
-    find ranks easier than they are.
+    The cells hold the same number of rows but for one, so that the sample spreads as all rows do: a sample that was
+    chosen for its spread would find ranks easier than they are.
     """
     scores, costs = np.asarray(scores, dtype=float), np.asarray(costs, dtype=float)
     number = min(number, len(scores))
@@ -138,7 +140,8 @@ def _plain(found: Correlation) -> dict[str, float | None]:
 
 
 def reading(short: dict[str, Any], plain: dict[str, float | None]) -> str:
-    """What the correlation of the short budget (`tau`, `low`, `high`, `clips`) says, and whether a plain count (tau by name) says as much."""
+    """What the correlation of the short budget (`tau`, `low`, `high`, `clips`) says, and whether a plain count (tau by
+    name) says as much."""
     tau, low, high = short["tau"], short["low"], short["high"]
     budget = f"{short['clips']:,} clips"
     if tau is None:

@@ -41,7 +41,8 @@ class Hands(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """A training that is to be there: how it is called in print, its folder, and what it records (enough to do it again)."""
+    """A training that is to be there: how it is called in print, its folder, and what it records (enough to do it
+    again)."""
 
     name: str
     run: Run
@@ -49,7 +50,8 @@ class Planned(NamedTuple):
 
 
 def choose_hands(workers: int | None = None, device: str = "auto") -> Hands:
-    """So many workers, or as many as suit the machine. Raises `UserError` for more than it has room for, or a device that is not there."""
+    """So many workers, or as many as suit the machine. Raises `UserError` for more than it has room for, or a device
+    that is not there."""
     devices = shared_devices(device)
     most = max(available_cores(), len(devices))
     if workers is not None and not 1 <= workers <= most:

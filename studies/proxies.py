@@ -1,8 +1,9 @@
-"""Can networks be ranked untrained? `python -m studies.proxies --study NAME`: synflow and naswot of its networks, beside params and MACs.
+"""Can networks be ranked untrained? `python -m studies.proxies --study NAME`: synflow and naswot beside params and MACs.
 
-Both score a network's initial weights: minutes instead of a study. Each is compared with the val accuracies that the study found, by
-Kendall's tau-b with its interval and by Spearman's correlation, and params and MACs are always compared as well: a proxy that ranks no better than
-a count of the params knows nothing else. Training clips alone are read, and nothing is trained.
+Both score a network's initial weights: minutes instead of a study. Each is compared with the val accuracies that the
+study found, by Kendall's tau-b with its interval and by Spearman's correlation, and params and MACs are always compared
+as well: a proxy that ranks no better than a count of the params knows nothing else. Training clips alone are read, and
+nothing is trained.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _correlation(table: pd.DataFrame, name: str) -> dict[str, Any]:
-    """How a predictor ranks the networks: with val accuracy, and how much of it is the number of params (tau with them)."""
+    """How a predictor ranks the networks: with val accuracy, and how much of it is the number of params (tau with
+    them)."""
     found = kendall(table[name], table["val_accuracy"])
     with_params = kendall(table[name], table["params"]).value
     values = {

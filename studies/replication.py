@@ -1,6 +1,7 @@
 """Trials of a study trained again with other seeds: what `studies.confirm` and `studies.fidelity` have in common.
 
-The runs lie in `runs/<study>/<kind>/<recipe>-<clips>/<trial>-s<seed>`, what was found beside them; a finished run is not trained again.
+The runs lie in `runs/<study>/<kind>/<recipe>-<clips>/<trial>-s<seed>`, what was found beside them; a finished run is
+not trained again.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ ADVICE = "move it away, or restore what it was trained with"
 
 @dataclass(frozen=True)
 class Replication:
-    """Which trials of a study are trained again, and how: `rows` of its trials, each with every one of `seeds`, `budget` clips each."""
+    """Which trials of a study are trained again, and how: `rows` of its trials, each with every one of `seeds`,
+    `budget` clips each."""
 
     records: StudyRecords
     kind: str

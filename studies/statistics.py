@@ -1,6 +1,7 @@
-"""How sure one can be of scores over a few seeds and of ranks over a few networks: intervals and probabilities. Pure functions on arrays.
+"""How sure one can be of a few seeds' scores and a few networks' ranks: intervals and probabilities, pure functions.
 
-N networks, S seeds, M objectives, D draws of a bootstrap. Every draw comes from a fixed seed: the same scores give the same answer.
+N networks, S seeds, M objectives, D draws of a bootstrap. Every draw comes from a fixed seed: the same scores give the
+same answer.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ DRAWS = 10_000
 
 
 class Means(NamedTuple):
-    """Means with their standard deviation (between the values, not of the mean) and Student's interval, all of one shape."""
+    """Means with their standard deviation (between the values, not of the mean) and Student's interval, all of one
+    shape."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -30,7 +32,8 @@ class Means(NamedTuple):
 def means(values: ArrayLike, confidence: float = CONFIDENCE) -> Means:
     """The mean over the last axis, (..., S) to (...), with deviation and interval in the values' own unit.
 
-    The interval is mean ± t s / sqrt(S), t with S - 1 degrees of freedom. Raises `UserError` with fewer than two values.
+    The interval is mean ± t s / sqrt(S), t with S - 1 degrees of freedom. Raises `UserError` with fewer than two
+    values.
     Source: Student, 1908.
     """
     values = np.asarray(values, dtype=float)
@@ -45,14 +48,15 @@ def means(values: ArrayLike, confidence: float = CONFIDENCE) -> Means:
 def non_dominated_probability(scores_NS: ArrayLike, costs_NM: ArrayLike, draws: int = DRAWS) -> np.ndarray:
     """The probability (N,), 0 to 1, that no other of these networks beats one in mean score and every cost at once.
 
-    Scores are better when larger and are drawn; costs are better when smaller and certain. A bootstrap draws whole seeds, so that what a
-    seed does to all networks alike (the order of the clips) stays paired and orders nothing. The means of so few seeds vary less in a bootstrap than in
-    truth: a draw's departure from the mean is stretched by sqrt(S / (S - 1)) and by Student's quantile over the normal one.
+    Scores are better when larger and are drawn; costs are better when smaller and certain. A bootstrap draws whole
+    seeds, so that what a seed does to all networks alike (the order of the clips) stays paired and orders nothing. The
+    means of so few seeds vary less in a bootstrap than in truth: a draw's departure from the mean is stretched by
+    sqrt(S / (S - 1)) and by Student's quantile over the normal one.
 
     Raises `UserError` with fewer than two seeds.
     Source: Hesterberg, What Teachers Should Know About the Bootstrap (2015), the expanded percentile interval.
-    Measured: two equal networks, normal scores, 4,000 repetitions: a probability of at most 0.025 came up in 2.7, 2.7 and 2.5 % with 3, 5
-    and 10 seeds; without the stretch in 12.2, 8.6 and 4.4 %.
+    Measured: two equal networks, normal scores, 4,000 repetitions: a probability of at most 0.025 came up in 2.7, 2.7
+    and 2.5 % with 3, 5 and 10 seeds; without the stretch in 12.2, 8.6 and 4.4 %.
     """
     scores_NS, costs_NM = np.asarray(scores_NS, dtype=float), np.asarray(costs_NM, dtype=float)
     seeds = scores_NS.shape[1]
@@ -85,11 +89,13 @@ class Correlation(NamedTuple):
 def kendall(x_N: ArrayLike, y_N: ArrayLike, draws: int = DRAWS, confidence: float = CONFIDENCE) -> Correlation:
     """Kendall's tau-b between two rankings, with the percentile interval of a bootstrap over the networks.
 
-    tau-b leaves out pairs that are tied on either side, so a network drawn twice says nothing about itself. Infinite values rank as such.
+    tau-b leaves out pairs that are tied on either side, so a network drawn twice says nothing about itself. Infinite
+    values rank as such.
     Raises `UserError` for fewer than three pairs or a NaN.
 
-    Measured: normal scores rounded so that some are tied, 1,500 repetitions each at true taus of 0, 0.33, 0.59 and 0.8: the interval holds
-    the truth in 95 to 97 % with 16 and with 30 networks, in 90 to 97 % with 8. Closed forms (Fieller et al., 1957) held it in 88 to 96 %.
+    Measured: normal scores rounded so that some are tied, 1,500 repetitions each at true taus of 0, 0.33, 0.59 and 0.8:
+    the interval holds the truth in 95 to 97 % with 16 and with 30 networks, in 90 to 97 % with 8. Closed forms (Fieller
+    et al., 1957) held it in 88 to 96 %.
     """
     x_N, y_N = np.asarray(x_N, dtype=float), np.asarray(y_N, dtype=float)
     number = len(x_N)

@@ -1,4 +1,4 @@
-"""The confirmation of a front: who is trained again, with which seeds, what the table says of them, and what it refuses."""
+"""Confirming a front: who is trained again, with which seeds, what the table says of them, what is refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def forget_results(runs: Path) -> None:
 
 class TestChoice:
     def test_near_misses_lack_at_most_one_standard_error(self) -> None:
-        """p = 0.5 on 200 clips: sqrt(2 / 4 / 200) = 5 points. Trial 1 lacks 4.9 of them to the cheaper trial 0, trial 2 lacks 5.1."""
+        """p = 0.5 on 200 clips: sqrt(2 / 4 / 200) = 5 points. Trial 1 lacks 4.9 of them to the cheaper trial 0, trial 2
+        lacks 5.1."""
         rows = confirm.chosen(trials_of([(0.55, 10, 10), (0.501, 20, 20), (0.499, 20, 20)]), n_val=200)
         assert rows["trial"].tolist() == [0, 1]
         assert rows["role"].tolist() == ["front", "near miss"]

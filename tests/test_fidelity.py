@@ -1,4 +1,4 @@
-"""Short budgets against long ones: which networks are trained longer, what is compared, how it is read, what is refused."""
+"""Short budgets against long ones: which networks are trained longer, what is compared, how it is read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def arguments(runs: Path, *more: str) -> list[str]:
 
 
 def add_rungs(runs: Path, rungs: dict[int, dict[str, float]]) -> None:
-    """Give the tiny study's trials scores at rungs, as a study that looks on the way records them before it ends a trial."""
+    """Give the tiny study's trials scores at rungs, as a study that looks on the way records them before it ends a
+    trial."""
     journal = runs / "tiny" / "journal.log"
     lines = []
     for line in journal.read_text().splitlines():

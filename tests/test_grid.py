@@ -1,4 +1,4 @@
-"""Grids of trainings: stopped, they keep what has finished and go on with the rest; what was made with something else is refused."""
+"""Grids of trainings: stopped, they keep what has finished and go on with the rest; other runs are refused."""
 
 from __future__ import annotations
 

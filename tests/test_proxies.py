@@ -40,7 +40,8 @@ def untouched(model: nn.Module, score: float) -> None:
 
 class TestSynflow:
     def test_of_a_chain_is_its_flow_once_a_layer(self) -> None:
-        """R = 1' |V| |W| 1 over one clip of two ones: |1| + |-2| = 3, |3| + |0.5| = 3.5 hidden; 2 * 3 + 1 * 3.5 = 9.5; two layers."""
+        """R = 1' |V| |W| 1 over one clip of two ones: |1| + |-2| = 3, |3| + |0.5| = 3.5 hidden; 2 * 3 + 1 * 3.5 = 9.5;
+        two layers."""
         model = nn.Sequential(
             nn.Flatten(), nn.Linear(2, 2, bias=False), nn.ReLU(inplace=True), nn.Linear(2, 1, bias=False)
         )
@@ -50,7 +51,8 @@ class TestSynflow:
         assert model[1].weight.tolist() == [[1.0, -2.0], [-3.0, 0.5]]
 
     def test_batch_norm_is_left_out_and_biases_do_not_count(self) -> None:
-        """A 1x1 of weight -3 and bias -1 on a map of four ones: each position 3 + 1, R their sum 16; the weight's share is 12."""
+        """A 1x1 of weight -3 and bias -1 on a map of four ones: each position 3 + 1, R their sum 16; the weight's share
+        is 12."""
         conv, norm = nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)
         conv.weight.data.fill_(-3)
         conv.bias.data.fill_(-1)  # type: ignore[union-attr]
@@ -60,8 +62,8 @@ class TestSynflow:
 
     @pytest.mark.parametrize("network", NETWORKS)
     def test_of_the_family_is_how_the_flow_grows_with_all_weights(self, network: str) -> None:
-        """The sum of w dR/dw is the derivative of R by a common factor of the weights, here from two values of R. A batch norm that has seen
-        nothing divides by sqrt(1 + 1e-5) in eval mode, which is as good as nothing."""
+        """The sum of w dR/dw is the derivative of R by a common factor of the weights, here from two values of R. A
+        batch norm that has seen nothing divides by sqrt(1 + 1e-5) in eval mode, which is as good as nothing."""
         model = seeded_model(network, 5, 0)
 
         def flow(factor: float) -> float:

@@ -1,4 +1,5 @@
-"""Intervals, probabilities and rank correlations: in closed form, against scipy, and how often they hold the truth in simulations."""
+"""Intervals, probabilities and rank correlations: in closed form, against scipy, and how often they hold the truth in
+simulations."""
 
 from __future__ import annotations
 
@@ -39,8 +40,8 @@ class TestMeans:
 
 class TestNonDominatedProbability:
     def test_two_seeds_by_hand(self) -> None:
-        """The dear network's mean of 0.5 must stay above the cheap one's 0.45, which no seed changes. Of the four draws of two seeds
-        one is the low seed twice: 3/4. The cheap one is beaten by nobody."""
+        """The dear network's mean of 0.5 must stay above the cheap one's 0.45, which no seed changes. Of the four draws
+        of two seeds one is the low seed twice: 3/4. The cheap one is beaten by nobody."""
         found = non_dominated_probability([[0.6, 0.4], [0.45, 0.45]], [[2000, 20], [1000, 10]])
         assert found == pytest.approx([0.75, 1.0], abs=0.02)
 
@@ -60,7 +61,8 @@ class TestNonDominatedProbability:
         assert non_dominated_probability(scores, [[1, 1], [2, 2], [3, 3]]).tolist() == [1, 0, 0]
 
     def test_equal_networks_stay_together(self) -> None:
-        """Equal in everything, or in scores while neither is cheaper in both costs: all stay; dearer at equal scores: beaten."""
+        """Equal in everything, or in scores while neither is cheaper in both costs: all stay; dearer at equal scores:
+        beaten."""
         scores = np.tile([0.5, 0.6, 0.7], (4, 1))
         assert non_dominated_probability(scores, [[1, 2], [1, 2], [2, 1], [2, 2]]).tolist() == [1, 1, 1, 0]
 
@@ -73,8 +75,8 @@ class TestNonDominatedProbability:
 
     @pytest.mark.parametrize("seeds", [3, 5])
     def test_of_equal_networks_it_seldom_says_that_it_is_sure(self, seeds: int) -> None:
-        """Two networks of the same true accuracy: a probability of at most 0.025 in about 2.5 % of all cases, where a plain bootstrap
-        of 3 seeds would give it in 12 %."""
+        """Two networks of the same true accuracy: a probability of at most 0.025 in about 2.5 % of all cases, where a
+        plain bootstrap of 3 seeds would give it in 12 %."""
         rng = np.random.default_rng(seeds)
         found = np.array(
             [
@@ -122,7 +124,8 @@ class TestKendall:
 
     @pytest.mark.parametrize("rho", [0.0, 0.8])
     def test_the_interval_holds_the_truth_as_often_as_it_says(self, rho: float) -> None:
-        """16 networks with normal scores; the true tau is 2/pi arcsin(rho) (Greiner). 400 repetitions: 95 % is met to within 3 points."""
+        """16 networks with normal scores; the true tau is 2/pi arcsin(rho) (Greiner). 400 repetitions: 95 % is met to
+        within 3 points."""
         rng, held = np.random.default_rng(1), 0
         for _ in range(400):
             x, noise = rng.standard_normal((2, 16))

@@ -1,4 +1,5 @@
-"""Scores of networks that nobody has trained (zero-cost proxies): what their initial weights and a batch of clips say. B clips, K classes.
+"""Scores of networks that nobody has trained (zero-cost proxies): what their initial weights and a batch of clips say.
+B clips, K classes.
 
 Each is known to go with size above all, so it means nothing without the rank correlation of params beside it.
 """
@@ -44,15 +45,18 @@ def score_untrained(
 
 @torch.enable_grad()
 def synflow(model: nn.Module, size: tuple[int, int]) -> float:
-    """log10 of the synaptic flow of a freshly initialised network at an input of `size` (frames x mels), higher is said to be better.
+    """log10 of the synaptic flow of a freshly initialised network at an input of `size` (frames x mels), higher is said
+    to be better.
 
-    With every parameter replaced by its absolute value and a clip of ones, R is the sum of the logits; the score is the sum of w dR/dw over
-    the weights of convolutions and linear layers. Batch norm is left out, as it would rescale what is measured; in float64, since
-    the products of layers are large. The model is left as it was. -inf where no flow comes through.
+    With every parameter replaced by its absolute value and a clip of ones, R is the sum of the logits; the score is the
+    sum of w dR/dw over the weights of convolutions and linear layers. Batch norm is left out, as it would rescale what
+    is measured; in float64, since the products of layers are large. The model is left as it was. -inf where no flow
+    comes through.
 
-    Source: Tanaka et al., 2020 (arXiv 2006.05467), eq. 2, read off as a network's score by Abdelfattah et al., 2021 (arXiv 2101.08134), whose
-    code leaves batch norm out and takes the absolute biases along without counting them. The attention's sigmoid is no linear layer, so the flow is not conserved
-    there as in the paper. Our own: the logarithm, which changes no rank.
+    Source: Tanaka et al., 2020 (arXiv 2006.05467), eq. 2, read off as a network's score by Abdelfattah et al., 2021
+    (arXiv 2101.08134), whose code leaves batch norm out and takes the absolute biases along without counting them. The
+    attention's sigmoid is no linear layer, so the flow is not conserved there as in the paper. Our own: the logarithm,
+    which changes no rank.
     """
     flow = plain(model).eval().double()
     _without_norms(flow)
@@ -76,11 +80,13 @@ def synflow(model: nn.Module, size: tuple[int, int]) -> float:
 
 @torch.no_grad()
 def naswot(model: nn.Module, logmel_B1TF: Tensor) -> float:
-    """The log-determinant of how alike a freshly initialised network's ReLUs see the clips, higher is said to be better.
+    """The log-determinant of how alike a freshly initialised network's ReLUs see the clips, higher is said to be
+    better.
 
-    A clip's code is which of all ReLUs it switches on; the kernel (B, B) counts the ReLUs that two clips have alike, which is their number less the
-    Hamming distance. In training mode, so that batch norm takes the batch's own statistics, as it would at the first step. The model is left as it was.
-    -inf where two clips are the same to every ReLU.
+    A clip's code is which of all ReLUs it switches on; the kernel (B, B) counts the ReLUs that two clips have alike,
+    which is their number less the Hamming distance. In training mode, so that batch norm takes the batch's own
+    statistics, as it would at the first step. The model is left as it was. -inf where two clips are the same to every
+    ReLU.
 
     Source: Mellor et al., 2021 (arXiv 2006.04647v3), eq. 2, and its authors' code.
     """

@@ -1,4 +1,5 @@
-"""Finished runs scored on the test split, each once: what confirms is scored after it has been chosen, never to choose it."""
+"""Finished runs scored on the test split, each once: what confirms is scored after it has been chosen, never to choose
+it."""
 
 from __future__ import annotations
 
@@ -24,9 +25,11 @@ def score_test(
     device: torch.device,
     on_scored: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write the test scores of those finished runs, trained at `train_input`, that have none yet; the others stay as they are.
+    """Write the test scores of those finished runs, trained at `train_input`, that have none yet; the others stay as
+    they are.
 
-    A network brings the normalisation of its training with it, so train is not read. Raises `UserError` for a run without weights.
+    A network brings the normalisation of its training with it, so train is not read. Raises `UserError` for a run
+    without weights.
     """
     inputs = load_inputs(dataset, features, size=train_input, splits=("test",), train_clips=1)
     zeros_F, ones_F = torch.zeros_like(inputs.mean_F), torch.ones_like(inputs.std_F)
