@@ -12,7 +12,6 @@ import dataclasses
 import json
 import statistics
 import sys
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,15 @@ from rich.table import Table
 
 from search_space.errors import UserError, open_console, run_command, unknown
 from search_space.presets import check_network
+from studies.grid import Planned, choose_hands, train_all, unfinished
 from studies.run import size_of
 from studies.search import check_train_input
 from trainers.clips import DEFAULT_FOLD
 from trainers.config import RECIPES, Recipe, default_train_input, get_recipe
 from trainers.inputs import data_record
-from trainers.loop import Diverged
 from trainers.opening import open_data
-from trainers.runs import Run, available_cores, held, provenance, study_folder
-from trainers.workers import WorkerTask, default_workers, shared_devices, stopping, train_candidate, worker_pool
+from trainers.runs import Run, held, provenance, study_folder
+from trainers.workers import WorkerTask
 
 CHANGES: dict[str, dict[str, Any]] = {
     "no-masks": {"masks": 0, "mask_width": 0.0},
@@ -70,19 +69,18 @@ def main(argv: list[str] | None = None) -> int:
     add("--workers", type=int)
     add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
     options = parser.parse_args(argv)
-    for name, value in (("epochs", options.epochs), ("seeds", options.seeds), ("workers", options.workers or 1)):
+    for name, value in (("epochs", options.epochs), ("seeds", options.seeds)):
         if value < 1:
             raise UserError(f"--{name} is at least 1, not {value}")
     check_network(options.architecture)
+    hands = choose_hands(options.workers)
     recipes = [recipe_of(name.strip()) for name in options.recipes.split(",")]
     console = open_console(stderr=options.json)
     dataset, features = open_data(console, options.data, options.subset, options.fold)
     train_input = options.train_input or default_train_input(features.size)
     check_train_input(train_input, features.size)
-    devices = shared_devices("auto")
-    workers = options.workers or default_workers(devices)
     clips = options.epochs * len(dataset.splits.train)
-    task = WorkerTask(*(dataset, features.digest, train_input, recipes[0], clips, max(1, available_cores() // workers)))
+    task = WorkerTask(*(dataset, features.digest, train_input, recipes[0], clips, hands.threads))
     folder = study_folder(options.runs, f"recipes-{dataset.name}")
     folder.mkdir(parents=True, exist_ok=True)
     common = {
@@ -96,7 +94,9 @@ def main(argv: list[str] | None = None) -> int:
     }
     with held(folder / "lock", f"{folder} is being filled by another process; wait for it or end it"):
         for recipe in recipes:
-            _train(console, folder, dataclasses.replace(task, recipe=recipe), options.seeds, workers, devices, common)
+            planned = _planned(folder, recipe, options.seeds, common)
+            waiting = unfinished(planned, "remove it or name other --runs")
+            train_all(console, waiting, dataclasses.replace(task, recipe=recipe), hands)
     report = {
         **{key: common[key] for key in ("architecture", "train_input", "clips")},
         "data": {key: common["data"][key] for key in ("name", "synthetic", "counts", "fold")},
@@ -111,48 +111,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _train(
-    console: Console,
-    folder: Path,
-    task: WorkerTask,
-    seeds: int,
-    workers: int,
-    devices: list[str],
-    common: dict[str, Any],
-) -> None:
-    """Train a recipe's runs that have not finished. Raises `UserError` when one fails, or was made with something else."""
-    name, waiting = task.recipe.name, {}
-    for seed in range(seeds):
-        run = Run(folder / f"{name}-s{seed}")
-        config = {**common, "recipe": dataclasses.asdict(task.recipe), "seed": seed}
-        if not _finished(run, config):
-            waiting[seed] = run, config
-    if not waiting:
-        return
-    pool, stop = worker_pool(task, min(workers, len(waiting)), devices)
-    with stopping(pool, stop):
-        futures = {
-            seed: pool.submit(train_candidate, config["architecture"], str(run.path), config)
-            for seed, (run, config) in waiting.items()
-        }
-        for seed, future in futures.items():
-            try:
-                result = future.result()
-            except (BrokenProcessPool, Diverged) as error:
-                raise UserError(f"recipe {name} with seed {seed} could not be trained: {error}") from error
-            console.print(f"{name}  seed {seed}  val {result['val_accuracy']:.1%}  {result['seconds']:.0f} s")
-
-
-def _finished(run: Run, config: dict[str, Any]) -> bool:
-    if run.status.get("state") != "finished":
-        return False
-    then = run.config
-    for key in ("architecture", "train_input", "clips", "recipe"):
-        if then[key] != config[key]:
-            raise UserError(f"{run.path} was trained with another {key} ({then[key]}); remove it or name other --runs")
-    if then["data"]["digest"] != config["data"]["digest"]:
-        raise UserError(f"{run.path} was trained on other data; remove it or name other --runs")
-    return True
+def _planned(folder: Path, recipe: Recipe, seeds: int, common: dict[str, Any]) -> list[Planned]:
+    runs = [Run(folder / f"{recipe.name}-s{seed}") for seed in range(seeds)]
+    recorded = {**common, "recipe": dataclasses.asdict(recipe)}
+    return [Planned(recipe.name, run, {**recorded, "seed": seed}) for seed, run in enumerate(runs)]
 
 
 def _row(folder: Path, recipe: Recipe, seeds: int) -> dict[str, Any]:

@@ -47,6 +47,19 @@ def front(trials: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(by, ascending=[False, True, True, True], ignore_index=True)
 
 
+def shortfall(trials: pd.DataFrame) -> pd.Series:
+    """How much accuracy (0 to 1) each complete trial lacks to the best one that costs no more, in params and in MACs: 0 on the front.
+
+    What the front would gain of a trial that is not on it begins above that. NaN for a trial that is not complete.
+    """
+    complete = trials[trials["state"] == "complete"]
+    best = front(complete)
+    costs_N2, costs_M2 = (rows[["params", "macs"]].to_numpy(dtype=float) for rows in (complete, best))
+    no_dearer_NM = np.all(costs_M2[None] <= costs_N2[:, None], axis=2)
+    reached_N = np.where(no_dearer_NM, best["val_accuracy"].to_numpy(dtype=float), -np.inf).max(axis=1, initial=-np.inf)
+    return (reached_N - complete["val_accuracy"].astype(float)).reindex(trials.index)
+
+
 def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
     """The exact volume that `points` (n, 3), every column minimised, dominate below `reference` (3,): 0.0 where there is none.
 

@@ -13,10 +13,6 @@ import json
 import signal
 import statistics
 import sys
-import time
-from collections.abc import Sequence
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,25 +24,16 @@ from search_space.complexity import Cost, count_network
 from search_space.errors import UserError, open_console, run_command
 from search_space.presets import check_network
 from search_space.tables import RESULTS, record_result
-from studies.charts import duration
+from studies.grid import Planned, check_budget, choose_hands, interrupt, train_all, unfinished
 from studies.run import count_of, size_of
 from studies.search import check_train_input
 from trainers.clips import DEFAULT_FOLD
 from trainers.config import RECIPES, Recipe, default_budget, default_train_input, get_recipe, short
 from trainers.datasets import Dataset
 from trainers.inputs import data_record
-from trainers.loop import Diverged
 from trainers.opening import open_data
-from trainers.runs import Run, available_cores, held, now, provenance, study_folder
-from trainers.workers import (
-    WorkerTask,
-    default_workers,
-    measure_candidate,
-    shared_devices,
-    stopping,
-    train_candidate,
-    worker_pool,
-)
+from trainers.runs import Run, held, now, provenance, study_folder
+from trainers.workers import WorkerTask
 
 # The networks of the paper's tables that a small machine trains in a minute, and the strongest small rival.
 DEFAULT_NETWORKS = ("dssdn-large", "dssdn-middle", "dssdn-small", "dl-o", "dl-b-pooled", "sp4asc", "mobilenet-v2")
@@ -87,21 +74,10 @@ class Comparison:
             "command": provenance()["command"],
         }
 
-    def finished(self, network: str, seed: int) -> bool:
-        """Whether the run is there and whole. Raises `UserError` when it was made with something else."""
-        run = self.run(network, seed)
-        if not (run.path / "run.json").exists() or run.scores is None:
-            return False
-        then, now_ = run.config, self.config(network, seed)
-        for key, before, after in (
-            ("data", then["data"]["digest"], now_["data"]["digest"]),
-            *((key, then[key], now_[key]) for key in ("train_input", "recipe", "clips")),
-        ):
-            if before != after:
-                raise UserError(
-                    f"{run.path} was trained with another {key} ({before}, now {after}); give the same options, or another --name"
-                )
-        return True
+    def planned(self) -> list[Planned]:
+        """Every run, the first seed of all networks first."""
+        jobs = [(name, seed) for seed in range(self.seeds) for name in self.costs]
+        return [Planned(name, self.run(name, seed), self.config(name, seed)) for name, seed in jobs]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,10 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("--budget is in clips and --epochs in passes over train; give one of them")
     if options.seeds < 1:
         raise UserError(f"--seeds is at least 1, not {options.seeds}")
-    recipe, devices = get_recipe(options.recipe), shared_devices(options.device)
-    most = max(available_cores(), len(devices))
-    if options.workers is not None and not 1 <= options.workers <= most:
-        raise UserError(f"--workers is 1 to {most}, what this machine has room for, not {options.workers}")
+    recipe, hands = get_recipe(options.recipe), choose_hands(options.workers, options.device)
     dataset, features = open_data(console, options.data, options.subset, options.fold)
     budget, train_input = _length(options, recipe, dataset, features.size)
     comparison = Comparison(
@@ -138,28 +111,24 @@ def main(argv: list[str] | None = None) -> int:
         seeds=options.seeds,
     )
     check_train_input(comparison.train_input, comparison.input)
-    if comparison.budget < recipe.batch_size:
-        raise UserError(f"--budget is at least one batch of {recipe.batch_size} clips, not {comparison.budget}")
-    workers = options.workers or default_workers(devices)
-    threads = max(1, available_cores() // workers)
+    check_budget(comparison.budget, recipe.batch_size)
     task = WorkerTask(
-        *(dataset, features.digest, comparison.train_input, recipe, comparison.budget, threads),
+        *(dataset, features.digest, comparison.train_input, recipe, comparison.budget, hands.threads),
         score_test=True,
     )
     comparison.folder.mkdir(parents=True, exist_ok=True)
     busy = f"{comparison.folder} is being trained by another process; wait for it or end it"
     with held(comparison.folder / "lock", busy):
-        jobs = [(name, seed) for seed in range(options.seeds) for name in networks]
-        waiting = [job for job in jobs if not comparison.finished(*job)]
+        planned = comparison.planned()
+        waiting = unfinished(planned, "give the same options, or another --name", scored=True)
         console.print(
-            f"{len(jobs)} runs ({len(networks)} networks, {options.seeds} seeds) on {dataset.name}"
+            f"{len(planned)} runs ({len(networks)} networks, {options.seeds} seeds) on {dataset.name}"
             f"{' (synthetic data)' if dataset.synthetic else ''}, each of {comparison.budget:,} clips at "
             f"{comparison.train_input[0]}x{comparison.train_input[1]} with recipe {recipe.name}; "
-            f"{len(jobs) - len(waiting)} have finished already",
+            f"{len(planned) - len(waiting)} have finished already",
             soft_wrap=True,
         )
-        if waiting:
-            _train(console, comparison, waiting, task, workers, devices)
+        train_all(console, waiting, task, hands)
     report = _report(comparison)
     if options.record:
         _record(comparison, report)
@@ -212,42 +181,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
     return parser
-
-
-def _train(
-    console: Console,
-    comparison: Comparison,
-    waiting: Sequence[tuple[str, int]],
-    task: WorkerTask,
-    workers: int,
-    devices: list[str],
-) -> None:
-    """Train what is waiting. Raises `UserError` when a training fails; what has finished stays."""
-    began = time.monotonic()
-    pool, stop = worker_pool(task, workers, devices)
-    with stopping(pool, stop):
-        names = sorted({name for name, _ in waiting})
-        each_s = [pool.submit(measure_candidate, names) for _ in range(workers)]
-        left_s = sum(future.result() for future in each_s) / workers * len(waiting) / workers
-        console.print(f"{len(waiting)} runs to train with {workers} worker(s): about {duration(left_s)}")
-        futures = {
-            pool.submit(train_candidate, name, str(comparison.run(name, seed).path), comparison.config(name, seed)): (
-                name,
-                seed,
-            )
-            for name, seed in waiting
-        }
-        for done, future in enumerate(as_completed(futures), start=1):
-            name, seed = futures[future]
-            try:
-                result = future.result()
-            except (BrokenProcessPool, Diverged) as error:
-                raise UserError(f"{name} with seed {seed} could not be trained: {error}") from error
-            left_s = (time.monotonic() - began) / done * (len(waiting) - done)
-            console.print(
-                f"{name}  seed {seed}  val {result['val_accuracy']:.1%}  {result['seconds']:.0f} s  {done}/{len(waiting)}  "
-                f"{duration(left_s)} left"
-            )
 
 
 def _report(comparison: Comparison) -> dict[str, Any]:
@@ -331,10 +264,6 @@ def _mean(mean: float, std: float | None) -> str:
     return f"{mean:.1%}" if std is None else f"{mean:.1%} ± {100 * std:.1f}"
 
 
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     run_command(main)

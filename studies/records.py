@@ -10,6 +10,7 @@ study.model(17)                    # trial 17's network with its weights: raw lo
 
 from __future__ import annotations
 
+import json
 import socket
 from functools import cached_property
 from pathlib import Path
@@ -69,6 +70,23 @@ class StudyRecords:
     def front(self) -> pd.DataFrame:
         """The trials that no other one beats in val accuracy, params and MACs at once, by falling accuracy."""
         return front(self.trials())
+
+    def rungs(self) -> pd.DataFrame:
+        """What each trial scored on the way (val accuracy, 0 to 1): a row a trial, by its number, a column a rung, by its clips. No columns in a
+        study that did not look."""
+        rows = {trial.number: trial.user_attrs.get("rungs", {}) for trial in self._study.get_trials(deepcopy=False)}
+        frame = pd.DataFrame.from_dict(rows, orient="index", dtype=float).rename(columns=int)
+        return frame.reindex(columns=sorted(frame.columns))
+
+    def confirmed(self) -> pd.DataFrame:
+        """What several seeds said of the front and its near misses (`studies.confirm`, the last one made), a network a row, best mean
+        first; empty where nobody asked. Accuracies 0 to 1: `study_val` of the study's seed, `val_mean`, `val_std`, `val_low`, `val_high` of the others;
+        `non_dominated` is the probability of standing on the front."""
+        found = [json.loads(path.read_text("utf-8")) for path in self.path.glob("confirm/*/confirm.json")]
+        if not found:
+            return pd.DataFrame(columns=["trial", "architecture", "study_val", "val_mean"])
+        latest = max(found, key=lambda report: report["written"])
+        return pd.DataFrame(latest["networks"]).assign(recipe=latest["recipe"], budget=latest["budget"])
 
     def run(self, trial: int) -> Run:
         """The folder of a trial's training."""

@@ -60,6 +60,7 @@ TORCH_FREE = [
     "studies.export",
     "studies.jobs",
     "studies.records",
+    "studies.statistics",
     "dashboard",
     "dashboard.network",
     "dashboard.retraining",

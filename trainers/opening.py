@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from search_space.errors import UserError
 from trainers.clips import DEFAULT_FOLD
 from trainers.datasets import Dataset, open_dataset
 from trainers.features import Features, describe, prepare
@@ -33,6 +36,19 @@ def open_data(
         features = prepare(dataset, progress=report, say=say)
     for notice in (describe(features.front_end, dataset.duration_s), *features.notices):
         say(notice)
+    return dataset, features
+
+
+def reopen_data(console: Console, record: dict[str, Any]) -> tuple[Dataset, Features]:
+    """The data of a recorded run or study (`trainers.inputs.data_record`). Raises `UserError` when it, or the front end, is not what it was."""
+    dataset, features = open_data(console, record["source"], record["subset"], record["fold"])
+    if features.digest != record["digest"]:
+        raise UserError(
+            f"the data in {record['source']!r} is not what the study was made on (digest {features.digest[:12]}, then "
+            f"{record['digest'][:12]}); restore it, or run a new study"
+        )
+    if dataclasses.asdict(features.front_end) != record["front_end"]:
+        raise UserError("log-mels are made another way than when the study was made; run a new study")
     return dataset, features
 
 

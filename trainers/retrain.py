@@ -36,7 +36,7 @@ from trainers.features import Features
 from trainers.inputs import Inputs, data_record, load_inputs
 from trainers.loop import Diverged, Stopped, predictions, resolve_device
 from trainers.metrics import scores
-from trainers.opening import open_data
+from trainers.opening import open_data, reopen_data
 from trainers.recorded import load_model, train_recorded
 from trainers.runs import Predictions, Run, check_seed, held, network_folder, provenance, retrain_folder, trial_folder
 
@@ -128,7 +128,7 @@ def retrain(
         network, digest = candidate["architecture"], candidate["data"]["digest"]
 
         def open_subject() -> Subject:
-            return Subject(network, *_same_data(candidate["data"], console), study, trial)
+            return Subject(network, *reopen_data(console, candidate["data"]), study, trial)
     else:
         if study is not None or trial is not None:
             raise UserError("name a network by --study and --trial, or by --architecture and --data, not by both")
@@ -391,19 +391,6 @@ def _write_provenance(run: Run, resume: bool, console: Console) -> None:
 def _write_finished(run: Run) -> None:
     epochs = run.config["epochs"]
     run.write_status("finished", epoch=epochs, epochs=epochs, eta_s=0.0)
-
-
-def _same_data(record: dict[str, Any], console: Console) -> tuple[Dataset, Features]:
-    """The data of a recorded run. Raises `UserError` when it, or the front end, is not what it was."""
-    dataset, features = open_data(console, record["source"], record["subset"], record["fold"])
-    if features.digest != record["digest"]:
-        raise UserError(
-            f"the data in {record['source']!r} is not what the study was made on (digest {features.digest[:12]}, then "
-            f"{record['digest'][:12]}); restore it, or run a new study"
-        )
-    if dataclasses.asdict(features.front_end) != record["front_end"]:
-        raise UserError("log-mels are made another way than when the study was made; run a new study")
-    return dataset, features
 
 
 def _summary_writer() -> Any:

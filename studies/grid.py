@@ -1,0 +1,143 @@
+"""Many trainings side by side, networks by seeds on the worker pool: each is trained once, whatever stops in between.
+
+What `studies.compare`, `studies.confirm`, `studies.fidelity` and `benchmarks.recipes` have in common.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from search_space.errors import UserError
+from studies.charts import duration
+from trainers.loop import Diverged
+from trainers.runs import Run, available_cores
+from trainers.workers import (
+    WorkerTask,
+    default_workers,
+    measure_candidate,
+    shared_devices,
+    stopping,
+    train_candidate,
+    worker_pool,
+)
+
+# Assumed: as many say what an average network takes; every worker measures each of them.
+_MEASURED = 8
+
+
+class Hands(NamedTuple):
+    """The processes that train: how many, with how many threads each, on which devices."""
+
+    number: int
+    threads: int
+    devices: list[str]
+
+
+class Planned(NamedTuple):
+    """A training that is to be there: how it is called in print, its folder, and what it records (enough to do it
+    again)."""
+
+    name: str
+    run: Run
+    config: dict[str, Any]
+
+
+def choose_hands(workers: int | None = None, device: str = "auto") -> Hands:
+    """So many workers, or as many as suit the machine. Raises `UserError` for more than it has room for, or a device
+    that is not there."""
+    devices = shared_devices(device)
+    most = max(available_cores(), len(devices))
+    if workers is not None and not 1 <= workers <= most:
+        raise UserError(f"--workers is 1 to {most}, what this machine has room for, not {workers}")
+    number = default_workers(devices) if workers is None else workers
+    return Hands(number, max(1, available_cores() // number), devices)
+
+
+def check_budget(clips: int, batch_size: int) -> None:
+    """Raises `UserError` for fewer clips than one batch."""
+    if clips < batch_size:
+        raise UserError(f"--budget is at least one batch of {batch_size} clips, not {clips}")
+
+
+def unfinished(planned: Iterable[Planned], advice: str, scored: bool = False) -> list[Planned]:
+    """Those that are not there and whole yet; `scored` says that a whole one has its test scores.
+
+    Raises `UserError`, ending in `advice`, where a finished run was made with something else.
+    """
+    return [training for training in planned if not _finished(training, advice, scored)]
+
+
+def _finished(training: Planned, advice: str, scored: bool) -> bool:
+    run, config = training.run, training.config
+    if run.status.get("state") != "finished" or (scored and run.scores is None):
+        return False
+    then = run.config
+    for key, before, after in (
+        ("data", then["data"]["digest"], config["data"]["digest"]),
+        *((key, then[key], config[key]) for key in ("architecture", "train_input", "recipe", "clips", "seed")),
+    ):
+        if before != after:
+            raise UserError(f"{run.path} was trained with another {key} ({before}, now {after}); {advice}")
+    return True
+
+
+def train_all(console: Console, waiting: Sequence[Planned], task: WorkerTask, hands: Hands) -> None:
+    """Train what is waiting, the expected time first. What has finished stays, whatever happens.
+
+    Raises `UserError` when a training fails; on Ctrl-C those under way stop between two batches.
+    """
+    if not waiting:
+        return
+    workers = min(hands.number, len(waiting))
+    pool, stop = worker_pool(task, workers, hands.devices)
+    with stopping(pool, stop):
+        names = _spread(waiting)
+        each_s = [pool.submit(measure_candidate, names) for _ in range(workers)]
+        try:
+            left_s = sum(future.result() for future in each_s) / workers * len(waiting) / workers
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process ended while it started (see above; out of memory?); try --workers 1"
+            ) from error
+        console.print(f"{len(waiting)} runs to train with {workers} worker(s): about {duration(left_s)}")
+        began = time.monotonic()
+        futures = {
+            pool.submit(
+                train_candidate, training.config["architecture"], str(training.run.path), training.config
+            ): training
+            for training in waiting
+        }
+        for done, future in enumerate(as_completed(futures), start=1):
+            training = futures[future]
+            try:
+                result = future.result()
+            except (BrokenProcessPool, Diverged) as error:
+                raise UserError(
+                    f"{training.name} with seed {training.config['seed']} could not be trained: {error}"
+                ) from error
+            left_s = (time.monotonic() - began) / done * (len(waiting) - done)
+            console.print(
+                f"{training.name}  seed {training.config['seed']}  val {result['val_accuracy']:.1%}  {result['seconds']:.0f} s  "
+                f"{done}/{len(waiting)}  {duration(left_s)} left",
+                markup=False,
+                soft_wrap=True,
+            )
+
+
+def _spread(waiting: Sequence[Planned]) -> list[str]:
+    """A few of the networks, from the cheapest to the dearest."""
+    macs = {training.config["architecture"]: training.config.get("macs", 0) for training in waiting}
+    ranked = sorted(macs, key=lambda name: (macs[name], name))
+    return [ranked[round(place)] for place in np.linspace(0, len(ranked) - 1, min(_MEASURED, len(ranked)))]
+
+
+def interrupt(*_: Any) -> None:
+    """What a command does on SIGTERM: the same as on Ctrl-C."""
+    raise KeyboardInterrupt
