@@ -84,6 +84,8 @@ class Reference(nn.Module):
     def _distilled(self, x_BCTF: Tensor, name: str, block: Block) -> Tensor:
         r1_BCTF = self._stage(x_BCTF, f"{name}.first", block)
         r3_BCTF = self._stage(self._stage(r1_BCTF, f"{name}.second", block), f"{name}.third", block)
+        if self.architecture.kind == "chain":
+            return self._conv(r3_BCTF, f"{name}.fuse")
         d0_BCTF, d1_BCTF = self._conv(x_BCTF, f"{name}.distil_input"), self._conv(r1_BCTF, f"{name}.distil_first")
         return self._conv(torch.cat([d0_BCTF, d1_BCTF, r3_BCTF], 1), f"{name}.fuse")
 

@@ -122,7 +122,7 @@ def values_moved(architecture: Architecture, size: tuple[int, int], training: bo
 
     skipped = set()
     for block in model.modules():
-        if isinstance(block, DistillationBlock):
+        if isinstance(block, DistillationBlock) and block.distil_input is not None:
             skipped |= {block.distil_input, block.distil_first, block.fuse}
             block.fuse.register_forward_hook(_fused_sizes(block, sizes))
     for layer in model.modules():
@@ -137,6 +137,7 @@ def values_moved(architecture: Architecture, size: tuple[int, int], training: bo
 
 def _fused_sizes(block: DistillationBlock, sizes: list[tuple[int, int]]) -> Callable[..., None]:
     def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        assert block.distil_input is not None  # else nothing is fused
         channels = 2 * block.distil_input.in_channels + block.distil_input.out_channels
         sizes.append((channels * inputs[0][0, 0].numel(), output.numel()))
 

@@ -16,6 +16,7 @@
 | `_p2x1`, `_p2x2-1x1`      | what a block divides frames x mels by: 1 or 2 each                  | 2x2                     |
 | `_t1-2-5`                 | the blocks that the head sees, by number from 1                     | all but the first       |
 | `_eca5`, `_eca0`          | the attention's kernel, odd; 0: no attention                        | as wide as channels ask |
+| `_chain`                  | nothing is distilled: the heavy path is its three operators alone   | a distillation block    |
 | `_plain`                  | a block is operator, norm, ReLU and pool                            | a distillation block    |
 
 Values that all blocks share are written once; parts come in the order of the table. The string holds only letters, digits
@@ -43,14 +44,14 @@ EXAMPLE = "dssdn_c28-44-60-60-60-60_r0.5_sc_h64"
 _NOTATION = re.compile(
     r"dssdn_c(?P<widths>\d+(-\d+)*)_r(?P<ratios>[\d.]+(-[\d.]+)*)_(?P<operators>[a-z0-9.]+(-[a-z0-9.]+)*)_h(?P<head>\d+)"
     r"(?P<high>_high)?(_(?P<merge>add|concat))?(_p(?P<pools>\dx\d(-\dx\d)*))?(_t(?P<tapped>\d+(-\d+)*))?(_eca(?P<eca>\d+))?"
-    r"(?P<plain>_plain)?",
+    r"(_(?P<kind>plain|chain))?",
     re.ASCII,
 )
 _LONGEST_NUMBER = 20  # digits, far more than any value has
 
 Half = Literal["low", "high"]
 Merge = Literal["splice", "add", "concat"]
-Kind = Literal["distillation", "plain"]
+Kind = Literal["distillation", "chain", "plain"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Architecture:
     `heavy` is the half of the mel axis on the heavy path, `head` the head's hidden units, `merge` how the two parts of a cut
     map become one, `tapped` the numbers (from 1) of the blocks whose averaged outputs the head sees (empty, and always so
     where it says the same: all but the first), `eca` the channel attention's kernel (None: it follows the width; 0: no
-    attention), `kind` that of all blocks. `blocks` and `tapped` may be given as lists; what makes no difference is not kept
+    attention), `kind` that of all blocks ("chain": a distillation block without what it distils). `blocks` and `tapped` may be given as lists; what makes no difference is not kept
     (top of this file).
 
     `str()` gives the notation, `Architecture.parse` reads it back. Equal architectures are one network, whatever its weights.
@@ -140,7 +141,7 @@ class Architecture:
             raise UserError("a network has at least one block; got none; add one")
         _check_name("heavy half", self.heavy, ("low", "high"))
         _check_name("merge", self.merge, ("splice", "add", "concat"))
-        _check_name("kind of block", self.kind, ("distillation", "plain"))
+        _check_name("kind of block", self.kind, ("distillation", "chain", "plain"))
         if self.eca is not None and not (
             _are_whole((self.eca,)) and (self.eca == 0 or (self.eca % 2 == 1 and 1 <= self.eca <= 63))
         ):
@@ -204,7 +205,7 @@ class Architecture:
             f"_p{pools}" if pools != "2x2" else "",
             f"_t{'-'.join(map(str, self.tapped))}" if self.tapped else "",
             f"_eca{self.eca}" if self.eca is not None else "",
-            "_plain" if self.kind == "plain" else "",
+            f"_{self.kind}" if self.kind != "distillation" else "",
         )
         return f"dssdn_c{widths}_r{ratios}_{operators}_h{self.head}{''.join(departures)}"
 
@@ -241,7 +242,7 @@ class Architecture:
             merge=cast(Merge, match["merge"] or "splice"),
             tapped=tuple(int(number) for number in (match["tapped"] or "").split("-") if number),
             eca=None if match["eca"] is None else int(match["eca"]),
-            kind="plain" if match["plain"] else "distillation",
+            kind=cast(Kind, match["kind"] or "distillation"),
         )
 
 

@@ -198,8 +198,8 @@ class DistillationBlock(nn.Module):
 
     (B, c_in, T, F) to (B, c_out, T // 2, F // 2), or what the block's pool says. Heavy part: three operators in a chain, each
     with batch norm and ReLU; a 1x1 distils the input and another the first operator's output; their results and the chain's
-    end, c_in // 2 channels each, are concatenated and fused by a 1x1. Then the two parts are merged, and follow ECA, batch
-    norm, ReLU and the pool. The ways to merge:
+    end, c_in // 2 channels each, are concatenated and fused by a 1x1. Without `distils`, that 1x1 sees the chain's end alone.
+    Then the two parts are merged, and follow ECA, batch norm, ReLU and the pool. The ways to merge:
 
     * `splice`, along the mel axis: the map is whole again. Defined for every split ratio and every number of mels.
     * `add`: two equal parts are added; `concat`: each gives half of the output's channels. Either lays the upper half over
@@ -212,7 +212,13 @@ class DistillationBlock(nn.Module):
     """
 
     def __init__(
-        self, c_in: int, block: Block, heavy: Half = "low", merge: Merge = "splice", eca: int | None = None
+        self,
+        c_in: int,
+        block: Block,
+        heavy: Half = "low",
+        merge: Merge = "splice",
+        eca: int | None = None,
+        distils: bool = True,
     ) -> None:
         super().__init__()
         half, operator = c_in // 2, block.module
@@ -227,9 +233,9 @@ class DistillationBlock(nn.Module):
             )
 
         self.first, self.second, self.third = stage(c_in), stage(c_in), stage(half)
-        self.distil_input = pointwise(c_in, half, bias=True)
-        self.distil_first = pointwise(c_in, half, bias=True)
-        self.fuse = pointwise(3 * half, c_heavy, bias=True)
+        self.distil_input = pointwise(c_in, half, bias=True) if distils else None
+        self.distil_first = pointwise(c_in, half, bias=True) if distils else None
+        self.fuse = pointwise((3 if distils else 1) * half, c_heavy, bias=True)
         self.light = pointwise(c_in, c_light, bias=True) if block.cut else None
         self.attention = nn.Identity() if eca == 0 else ChannelAttention(c_out, eca)
         self.norm = nn.BatchNorm2d(c_out)
@@ -266,6 +272,8 @@ class DistillationBlock(nn.Module):
     def _distil(self, x_BCTH: Tensor) -> Tensor:
         first_BCTH = self.first(x_BCTH)
         third_BCTH = self.third(self.second(first_BCTH))
+        if self.distil_input is None or self.distil_first is None:
+            return self.fuse(third_BCTH)
         if runs_fused(x_BCTH, self):
             return fused.distil(
                 [x_BCTH, first_BCTH, third_BCTH], [self.distil_input, self.distil_first, None], self.fuse

@@ -280,9 +280,12 @@ def _block_layers(
         heavy = (channels, T, F_heavy)
         yield from operator.cost(f"{name}.{stage}.operator", c_in, heavy)
         yield _batch_norm(f"{name}.{stage}.norm", heavy)
-    yield convolution(f"{name}.distil_input", "1x1", (half, T, F_heavy), c_in * half, half)
-    yield convolution(f"{name}.distil_first", "1x1", (half, T, F_heavy), c_in * half, half)
-    yield convolution(f"{name}.fuse", "1x1", (c_heavy, T, F_heavy), 3 * half * c_heavy, c_heavy)
+    distils = architecture.kind == "distillation"
+    if distils:
+        yield convolution(f"{name}.distil_input", "1x1", (half, T, F_heavy), c_in * half, half)
+        yield convolution(f"{name}.distil_first", "1x1", (half, T, F_heavy), c_in * half, half)
+    fused = (3 if distils else 1) * half
+    yield convolution(f"{name}.fuse", "1x1", (c_heavy, T, F_heavy), fused * c_heavy, c_heavy)
     if block.cut:
         yield convolution(f"{name}.light", "1x1", (c_light, T, F_light), c_in * c_light, c_light)
     merged = (c_out, T, F if merge == "splice" else F_heavy)
@@ -348,8 +351,10 @@ def _block_maps(maps: Maps, c_in: int, block: Block, T: int, F: int, architectur
     first = _operator_maps(maps, block.module, c_in, c_in, positions, x)
     second = _operator_maps(maps, block.module, c_in, c_in, positions, first)
     third = _operator_maps(maps, block.module, c_in, half, positions, second)
-    distilled = maps.write(half * positions, x), maps.write(half * positions, first), third
-    y = maps.write(c_heavy * positions, maps.write(3 * half * positions, *distilled))
+    if architecture.kind == "distillation":
+        distilled = maps.write(half * positions, x), maps.write(half * positions, first), third
+        third = maps.write(3 * half * positions, *distilled)
+    y = maps.write(c_heavy * positions, third)
     if F_light:
         light = maps.write(c_light * T * F_light, x)
         if merge != "add":  # a sum overwrites one of its terms

@@ -73,7 +73,9 @@ class _Block(nn.Module):
         self.first = _stage(block.first)
         self.second = _stage(block.second)
         self.third = _stage(block.third)
-        weights, bias = fused.product([block.distil_input, block.distil_first, None], block.fuse)
+        self.distils = block.distil_input is not None
+        ways: list[nn.Conv2d | None] = [block.distil_input, block.distil_first, None] if self.distils else [None]
+        weights, bias = fused.product(ways, block.fuse)
         self.weights = nn.ParameterList(weights)
         self.bias = nn.Parameter(bias)
         self.light, self.attention = copy.deepcopy(block.light), copy.deepcopy(block.attention)
@@ -109,7 +111,9 @@ class _Block(nn.Module):
 
     def _distil(self, x_BCTH: Tensor) -> Tensor:
         first_BCTH = self.first(x_BCTH)
-        return fused.products([x_BCTH, first_BCTH, self.third(self.second(first_BCTH))], list(self.weights), self.bias)
+        third_BCTH = self.third(self.second(first_BCTH))
+        maps = [x_BCTH, first_BCTH, third_BCTH] if self.distils else [third_BCTH]
+        return fused.products(maps, list(self.weights), self.bias)
 
 
 def _block(block: nn.Module) -> nn.Module:

@@ -45,7 +45,10 @@ class Dssdn(nn.Module):
         self.blocks = nn.ModuleList(
             PlainBlock(c_in, block)
             if architecture.kind == "plain"
-            else DistillationBlock(c_in, block, architecture.heavy, architecture.merge, architecture.eca)
+            else DistillationBlock(
+                *(c_in, block, architecture.heavy, architecture.merge, architecture.eca),
+                distils=architecture.kind == "distillation",
+            )
             for c_in, block in zip(inputs, architecture.blocks, strict=True)
         )
         taps = sum(block.out_channels for block in architecture.taps)

@@ -74,7 +74,7 @@ def any_architecture(rng):
         head=32,
         merge=merge,
         tapped=pick((), tuple(sorted(taps))),
-        kind="plain" if plain else "distillation",
+        kind="plain" if plain else pick("distillation", "chain"),
         **free,
     )
 

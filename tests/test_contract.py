@@ -42,6 +42,7 @@ STRUCTURES = {
     "eca5": "dssdn_c8-9-12_r0.5_sc_h16_eca5",
     "eca0": "dssdn_c8-9-12_r0.5_sc_h16_eca0",
     "plain": "dssdn_c8-9-12_r1_sc.d2_h16_plain",
+    "chain": "dssdn_c8-9-12_r0.5-1_osc.m4_h16_high_eca3_chain",
 }
 FAMILY = {**{name: name for name in NETWORKS}, **OF_OPERATORS, **STRUCTURES}
 EVERY = {**FAMILY, **{name: name for name in COMPARATORS}}

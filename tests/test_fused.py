@@ -29,6 +29,7 @@ OPTIONS = [
     "dssdn_c8-9-12_r0.375_spc.p0.25_h16_p2x1-1x2_eca5",
     "dssdn_c8-9-12_r0.75_conv_h16",
     "dssdn_c8-9-12_r1_sc_h16_plain",
+    "dssdn_c8-9-13_r0.5-1_spc.p0.25_h16_high_chain",
 ]
 
 

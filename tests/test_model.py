@@ -177,6 +177,17 @@ def test_a_plain_block_is_operator_norm_relu_and_pool():
     torch.testing.assert_close(b(x), nn.functional.avg_pool2d(y.relu(), (2, 1)))
 
 
+def test_a_chain_is_the_block_without_what_it_distils():
+    torch.manual_seed(0)
+    b = build_model("dssdn_c6-10_r0.5_sc_h8_chain").double().eval().blocks[0]
+    x = torch.randn(3, 6, 7, 9, dtype=torch.float64)
+    low, high = x[..., :5], x[..., 5:]
+    spliced = torch.cat([conv(b.third(b.second(b.first(low))), b.fuse), conv(high, b.light)], 3)
+    y = nn.functional.avg_pool2d(b.norm(b.attention(spliced)).relu(), 2)
+    torch.testing.assert_close(b(x), y)
+    assert not any("distil" in name for name, _ in b.named_parameters())
+
+
 def test_without_attention_nothing_looks_across_the_channels():
     with_it, without = (build_model(f"dssdn_c6-9_r0.5_sc_h8{end}") for end in ("", "_eca0"))
     assert [n for n, _ in with_it.named_parameters() if "attention" in n] == ["blocks.0.attention.conv.weight"]
