@@ -237,15 +237,15 @@ def _load_checkpoint(run: Run, say: Callable[[str], None]) -> State | None:
 def _read_checkpoint(path: Path) -> State | str:
     """What the file holds, or what is wrong with it."""
     try:
-        content = io.BytesIO(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(
             f"{path} can not be read ({error.strerror}); it may be whole: mend the disk or its rights, then go on with --resume"
         ) from error
     try:
-        with zipfile.ZipFile(content) as archive:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             torn = archive.testzip()
-        state = None if torn else torch.load(content, weights_only=True, map_location="cpu")
+        state = None if torn else torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # whatever torn bytes can bring about
         if is_memory_full(error):
             raise
