@@ -7,6 +7,8 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # Source: glibc, malloc.h
 _DEFAULT_MMAPS = 65_536
 _DEFAULT_TRIM = 128 * 1024
@@ -44,4 +46,6 @@ def is_memory_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     said = str(error).lower()
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(word in said for word in _FULL))
+    if isinstance(error, RuntimeError):
+        return isinstance(error, torch.OutOfMemoryError) or any(word in said for word in _FULL)
+    return isinstance(error, MemoryError)
