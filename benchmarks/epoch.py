@@ -24,7 +24,7 @@ from search_space.presets import resolve
 from trainers.clips import Clip
 from trainers.config import get_recipe
 from trainers.inputs import Inputs, Split
-from trainers.loop import bfloat16_pays, resolve_device, seeded_model, train
+from trainers.loop import precision, resolve_device, seeded_model, train
 
 # Source: the training fold of TAU Urban Acoustic Scenes 2020 Mobile.
 TAU_CLIPS = 13_962
@@ -58,8 +58,8 @@ def measure(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     train(str(architecture), inputs, recipe, 2 * clips, 0, device, on_epoch=on_epoch)
-    bfloat16 = bfloat16_pays(device, seeded_model(architecture, N_CLASSES, 0, inputs.size[1]))
-    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    trained_in = precision(device, seeded_model(architecture, N_CLASSES, 0, inputs.size[1]))
+    dtype = getattr(torch, trained_in)
     floors = floors_ms(architecture, inputs.size, dtype, True, ceilings["bandwidth"], ceilings[dtype])
     memory_s, arithmetic_s = (1e-3 * ms * clips for ms in floors)
     return {
@@ -67,7 +67,7 @@ def measure(
         "input": "x".join(map(str, inputs.size)),
         "batch": batch,
         "clips": clips,
-        "precision": "bfloat16" if bfloat16 else "float32",
+        "precision": trained_in,
         "epoch_s": taken[1] - taken[0],
         "memory_floor_s": memory_s,
         "arithmetic_floor_s": arithmetic_s,

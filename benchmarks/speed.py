@@ -7,7 +7,6 @@ Each side lives in a process of its own, because what a process does with freed 
 from __future__ import annotations
 
 import multiprocessing
-import platform
 import resource
 import statistics
 import time
@@ -25,6 +24,7 @@ from search_space.blocks import Cross, DistillationBlock
 from search_space.complexity import count
 from search_space.model import build_model
 from trainers.memory import kept_memory
+from trainers.runs import processor_name
 
 Prepare = Callable[..., Callable[[], object]]
 """Makes, from the case's values, what is timed."""
@@ -155,11 +155,4 @@ def floors_ms(
 
 def machine() -> dict[str, Any]:
     """What the figures depend on: processor, threads, torch."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "machine": names[0] if names else platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
+    return {"machine": processor_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}

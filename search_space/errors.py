@@ -20,11 +20,14 @@ def unknown(kind: str, value: object, known: Iterable[object]) -> UserError:
 
 
 def open_console(stderr: bool = False) -> Console:
-    """Where a command prints for people: as wide as the terminal, or 120 columns of plain lines into a file or pipe."""
+    """Where a command prints for people: as wide as the terminal, or 120 columns of plain lines into a file or pipe.
+
+    Text is printed as it is: names and paths may hold what rich takes for markup. Who wants markup says so at the print, and escapes names.
+    """
     from rich.console import Console
 
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=120)
+    console = Console(stderr=stderr, highlight=False, markup=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, markup=False, width=120)
 
 
 def run_command(main: Callable[[], int | None]) -> None:

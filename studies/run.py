@@ -186,7 +186,8 @@ def _introduce(console: Console, search: Search) -> None:
     synthetic = " [bold yellow](synthetic data: a generated stand-in, not recordings)[/]" if data["synthetic"] else ""
     console.print(
         f"study [bold]{search.name}[/] on {data['name']}{synthetic}: {data['counts']['train']} train, {data['counts']['val']} val clips, "
-        f"{search.n_classes} classes"
+        f"{search.n_classes} classes",
+        markup=True,
     )
     console.print(
         f"{search.space.size:,} networks in space {search.space.name}; each sees {search.budget:,} clips{_share(search)} at "

@@ -137,3 +137,15 @@ class TestOwnFolders:
     def test_no_such_folder(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="no folder"):
             data.main(["check", str(tmp_path / "nowhere")])
+
+
+def test_names_are_printed_as_they_are(make_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Rich would take a part of these for markup."""
+    folder = make_folder()
+    place = folder.parent / "data [" / "red] [bold]"
+    place.parent.mkdir()
+    folder.rename(place)
+    sound = next((place / "audio").iterdir())
+    sound.write_bytes(b"no sound")
+    assert data.main(["check", str(place)]) == 1
+    assert f"in {place}" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 import math
 from typing import Any
 
@@ -113,6 +114,17 @@ def test_exactly_the_budget_is_seen(inputs: Inputs) -> None:
     assert [epoch.row["clips_seen"] for epoch in epochs] == [70, 110]
     assert "val_accuracy" not in epochs[0].row  # judged once, at the end of the budget
     assert "val_accuracy" in epochs[1].row
+
+
+def test_a_course_counts_the_clips_of_its_batches(inputs: Inputs) -> None:
+    """70 clips in three batches of at most 32, val scored after them."""
+    seen: list[tuple[int, int, int]] = []
+    _trained(inputs, clips=140, on_batch=lambda course: seen.append((course.epoch, course.batch, course.clips)))
+    assert seen == [
+        *[(0, b, c) for b, c in ((0, 0), (1, 24), (2, 47))],
+        *[(1, b, c) for b, c in ((0, 0), (1, 24), (2, 47))],
+        *[(1, 3, 70)] * 2,
+    ]
 
 
 @pytest.mark.parametrize("clips", [71, 101, 141])
@@ -324,6 +336,31 @@ def test_going_on_within_an_epoch_equals_never_having_stopped(spacious: Inputs, 
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
     for row, same in zip(rows[-len(again) :], again, strict=True):
         assert {**row, "seconds": 0} == {**same, "seconds": 0}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_on_a_gpu_it_learns_and_goes_on_within_an_epoch(inputs: Inputs, accumulate: int) -> None:
+    """The state is written and read as a checkpoint's is. A GPU's sums are in no fixed order: losses are close, not equal."""
+    gpu, kept = torch.device("cuda"), io.BytesIO()
+    whole: list[Epoch] = []
+    rest: list[Epoch] = []
+
+    def keep(course: Course) -> None:
+        if (course.epoch, course.batch) == (15, 1):
+            torch.save(course.state(), kept)
+
+    options: dict[str, Any] = {"accumulate": accumulate, "validate": "every"}
+    train(TINY, inputs, short(), 1400, 0, gpu, on_epoch=whole.append, on_batch=keep, **options)
+    assert whole[-1].row["val_accuracy"] > 1 / 3 + 0.4
+    kept.seek(0)
+    start = torch.load(kept, weights_only=True, map_location="cpu")
+    model = train(TINY, inputs, short(), 1400, 0, gpu, start=start, on_epoch=rest.append, **options)
+    assert next(model.parameters()).device.type == "cuda"
+    assert [epoch.row["clips_seen"] for epoch in rest] == [epoch.row["clips_seen"] for epoch in whole[15:]]
+    for one, other in zip(rest, whole[15:], strict=True):
+        assert one.row["loss"] == pytest.approx(other.row["loss"], rel=0.1)
 
 
 class TestAccumulation:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
+import os
 import random
 import resource
 import shutil
@@ -25,18 +27,20 @@ from conftest import write_esc_folder
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+import trainers.retrain
 from search_space.complexity import count_network
 from search_space.errors import UserError, open_console
 from studies import open_study
+from studies.jobs import Job
 from trainers.config import RECIPES, Recipe, get_recipe, short
-from trainers.datasets import Clip
+from trainers.datasets import Clip, open_dataset
 from trainers.inputs import Inputs, Split, data_record, load_inputs
-from trainers.loop import Stopped
+from trainers.loop import Stopped, bfloat16_pays, resolve_device, seeded_model
 from trainers.metrics import log_loss
 from trainers.opening import open_data
 from trainers.recorded import load_model, train_recorded
-from trainers.retrain import _read_back, main, retrain
-from trainers.runs import Run, network_folder, retrain_folder
+from trainers.retrain import _data_name, _read_back, main, retrain
+from trainers.runs import Run, network_folder, processor_name, retrain_folder
 
 ROOT = Path(__file__).parent.parent
 
@@ -166,7 +170,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def again(runs: Path, folder: Path, *, seed: int = 1, **options: Any) -> Run:
     """Four epochs of a small network, in this process."""
     named: dict[str, Any] = {"architecture": SMALL, "data": str(folder), "epochs": 4, "device": "cpu"}
-    return retrain(runs, **named, seed=seed, **options)
+    return retrain(runs, **{**named, **options}, seed=seed)
 
 
 def command(runs: Path, folder: Path, *options: str) -> list[str]:
@@ -262,15 +266,16 @@ class TestGoingOn:
         assert_same_weights(resumed, undisturbed)
         assert len(resumed.provenance["resumed_from"]) == 1
 
-    def test_within_an_epoch(self, runs: Path, folder: Path, undisturbed: dict[str, torch.Tensor], run: Run) -> None:
-        """Stopped before its second batch: nothing else has been kept by then."""
+    @pytest.mark.parametrize("batches", [1, 14])
+    def test_within_an_epoch(self, folder: Path, run: Run, batches: int) -> None:
+        """Stopped before its second batch, or, all of the epoch's 14 seen, before the first one of val: nothing else has been kept by then."""
         dataset, features = open_data(open_console(stderr=True), str(folder))
         config = {"architecture": SMALL, "data": data_record(dataset, features)}
         inputs, recipe = load_inputs(dataset, features), get_recipe("strong")
         recipe = dataclasses.replace(recipe, batch_size=8)
         arguments = (SMALL, inputs, recipe, 2 * len(inputs.splits["train"]), 0, torch.device("cpu"))
         whole, _ = train_recorded(self._run(run.path / "whole", config, recipe), *arguments, keep_checkpoints=True)
-        broken, calls = self._run(run.path / "broken", config, recipe), iter([None, Stopped()])
+        broken, calls = self._run(run.path / "broken", config, recipe), iter([*[None] * batches, Stopped()])
 
         def check() -> None:
             if error := next(calls, None):
@@ -279,7 +284,7 @@ class TestGoingOn:
         with pytest.raises(Stopped):
             train_recorded(broken, *arguments, keep_checkpoints=True, check=check)
         kept = torch.load(broken.path / "checkpoint.pt", weights_only=True)
-        assert (kept["epoch"], kept["batch"]) == (0, 1)
+        assert (kept["epoch"], kept["batch"], kept["clips"]) == (0, batches, {1: 8, 14: 108}[batches])
         resumed, _ = train_recorded(broken, *arguments, keep_checkpoints=True, resume=True)
         for name, value in whole.state_dict().items():
             assert torch.equal(resumed.state_dict()[name], value), name
@@ -334,6 +339,45 @@ class TestGoingOn:
             assert path.name == "checkpoint.refused.pt" or torch.load(path, weights_only=True)["epoch"] >= 3
         again(runs, folder, resume=True)
         assert_same_weights(run, undisturbed)
+
+    def test_one_that_can_not_be_read_is_not_called_torn(
+        self, runs: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = again(runs, folder, epochs=1)
+        (run.path / "scores.json").unlink()
+        before = (run.path / "checkpoint.pt").read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "load", _raise(MemoryError()))
+            with pytest.raises(UserError, match="free memory and go on with --resume"):
+                again(runs, folder, epochs=1, resume=True)
+        assert (run.path / "checkpoint.pt").read_bytes() == before
+        (run.path / "checkpoint.pt").rename(run.path / "kept")
+        (run.path / "checkpoint.pt").mkdir()
+        with pytest.raises(UserError, match=r"checkpoint\.pt can not be read \(Is a directory\); it may be whole"):
+            again(runs, folder, epochs=1, resume=True)
+        assert not (run.path / "checkpoint.refused.pt").exists()
+        assert "can not be read" in run.status["error"]
+
+    def test_another_precision_is_refused_where_something_is_trained(self, runs: Path, folder: Path) -> None:
+        run = again(runs, folder, epochs=1)
+        config = run.config
+        inputs = load_inputs(*open_data(open_console(stderr=True), str(folder)))
+        pays = bfloat16_pays(torch.device("cpu"), seeded_model(SMALL, 3, 0, inputs.size[1]))
+        assert config["precision"] == ("bfloat16" if pays else "float32")
+        assert run.provenance["machine"]["processor"] == processor_name()
+        (run.path / "scores.json").unlink()
+        other = "float32" if pays else "bfloat16"
+        run.write_json("run.json", {**config, "precision": other})
+        with pytest.raises(UserError, match=f"began in {other}, and cpu of this machine trains it in"):
+            again(runs, folder, epochs=1, resume=True)
+        for path in run.path.glob("checkpoint*.pt"):
+            path.unlink()
+        assert again(runs, folder, epochs=1, resume=True).config == config
+
+    def test_where_nothing_lies_it_says_that_it_begins(self, runs: Path, folder: Path) -> None:
+        console = Console(file=io.StringIO(), width=1000)
+        run = again(runs, folder, epochs=1, resume=True, console=console)
+        assert f"nothing to go on from in {run.path}: this begins" in console.file.getvalue()  # type: ignore[attr-defined]
 
     def test_options_are_those_that_it_began_with(self, runs: Path, folder: Path, run: Run) -> None:
         whole = load_file(again(runs, folder, accumulate=2, tta=2).weights_path)
@@ -411,7 +455,191 @@ class TestGoingOn:
             _read_back(run, inputs, val, torch.device("cpu"))
 
 
+def test_the_command_leaves_what_nobody_says_as_it_began(
+    own_study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the page starts it, on a machine that has a GPU by now."""
+    run = retrain(own_study, "tiny", 1, epochs=1, device="cpu", accumulate=2)
+    (run.path / "scores.json").unlink()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto").type == "cuda"
+    assert main(Job("tiny", own_study, 1, epochs=1).command(resume=True)[2:]) == 0
+    assert (run.config["device"], run.config["accumulate"]) == ("cpu", 2)
+    assert "test fold scored once" in capsys.readouterr().out
+
+
+def _raise(error: Exception) -> Callable[..., Any]:
+    def raising(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return raising
+
+
+class TestFullMemory:
+    """What torch, safetensors or the system raise, raised for them."""
+
+    def _run(self, runs: Path) -> Run:
+        return Run(network_folder(runs, "esc", SMALL, "strong", 4, 1))
+
+    @pytest.mark.parametrize("error", [torch.OutOfMemoryError("x"), RuntimeError("could not create a primitive")])
+    def test_in_the_first_epoch_smaller_parts_are_the_way(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        monkeypatch.setattr(torch.Tensor, "backward", _raise(error))
+        words = "a batch of 32 clips at 44x256 does not fit into the memory of cpu; give --resume --accumulate 2"
+        with pytest.raises(UserError, match=words):
+            again(tmp_path, folder)
+        assert self._run(tmp_path).status["state"] == "failed"
+        assert words in self._run(tmp_path).status["error"]
+
+    def test_once_something_is_trained_they_are_not(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls, backward = 0, torch.Tensor.backward
+
+        def failing(tensor: torch.Tensor, *arguments: Any, **options: Any) -> None:
+            nonlocal calls
+            if (calls := calls + 1) > 4:  # an epoch has four batches
+                raise torch.OutOfMemoryError("x")
+            backward(tensor, *arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "backward", failing)
+            words = "free memory and go on with --resume, or begin again with another --seed and --accumulate 2"
+            with pytest.raises(UserError, match=words):
+                again(tmp_path, folder)
+        assert words in self._run(tmp_path).status["error"]
+        assert self._run(tmp_path).status["epoch"] == 1
+        assert again(tmp_path, folder, resume=True).scores is not None
+
+    @pytest.mark.parametrize("where", ["psutil.virtual_memory", "trainers.recorded.load_file"])
+    def test_before_and_after_training_it_is_said_too(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    ) -> None:
+        """As the log-mels are loaded, as the weights are read back."""
+        with monkeypatch.context() as patch:
+            patch.setattr(where, _raise(MemoryError()))
+            with pytest.raises(UserError, match=r"the memory is full .*free memory and go on with --resume"):
+                again(tmp_path, folder, epochs=1)
+        run = Run(network_folder(tmp_path, "esc", SMALL, "strong", 1, 1))
+        assert run.status.get("state") == (None if where.startswith("psutil") else "failed")
+        assert again(tmp_path, folder, epochs=1, resume=True).scores is not None
+
+
+class TestAskedToEndAtTheEnd:
+    @pytest.fixture
+    def arguments(self, folder: Path, tmp_path: Path) -> list[str]:
+        return command(tmp_path, folder, "--epochs", "1")[3:]
+
+    def _signalled(self, patch: pytest.MonkeyPatch, name: str, when: Callable[..., bool]) -> None:
+        """The process gets a SIGTERM as it calls that function of the retraining."""
+        function = getattr(trainers.retrain, name)
+
+        def signalling(*arguments: Any, **options: Any) -> Any:
+            if when(*arguments):
+                os.kill(os.getpid(), signal.SIGTERM)
+            return function(*arguments, **options)
+
+        patch.setattr(trainers.retrain, name, signalling)
+
+    def test_while_test_is_scored_it_ends_and_scores_when_it_goes_on(
+        self, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with monkeypatch.context() as patch:
+            self._signalled(patch, "predictions", lambda model, inputs, split, device: split == "test")
+            with pytest.raises(KeyboardInterrupt):
+                main(arguments)
+        run = Run(network_folder(tmp_path, "esc", SMALL, "strong", 1, 1))
+        assert (run.scores, run.status["state"]) == (None, "interrupted")
+        assert "The same command with --resume goes on" in " ".join(capsys.readouterr().out.split())
+        assert main([*arguments, "--resume"]) == 0
+        assert run.scores is not None
+
+    @pytest.mark.parametrize("seeds", [1, 2])
+    def test_a_run_that_has_finished_by_then_is_printed(
+        self, arguments: list[str], seeds: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """No other seed begins."""
+        self._signalled(monkeypatch, "scores", lambda *_: True)
+        with contextlib.nullcontext() if seeds == 1 else pytest.raises(KeyboardInterrupt):
+            assert main([*arguments, "--seeds", str(seeds)]) == 0
+        said = capsys.readouterr().out
+        assert "test fold scored once" in said
+        assert "seed 2" not in said
+
+
+def test_paths_are_printed_as_they_are(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rich would take a part of these for markup."""
+    runs = tmp_path / "runs [" / "red] [bold]"
+    data = shutil.copytree(tiny_folder, tmp_path / "data [" / "red] [bold]" / "esc")
+    arguments = ["--architecture", SMALL, "--data", str(data), "--runs", str(runs), "--epochs", "1", "--device", "cpu"]
+    assert main(arguments) == 0
+    assert f"everything is in {runs}".replace(" ", "") in "".join(capsys.readouterr().out.split())
+    assert main(arguments) == 0
+    assert f"{runs}/retrain".replace(" ", "") in "".join(capsys.readouterr().out.split())
+
+
+def test_a_full_disk_before_the_first_checkpoint_counts_no_epoch(folder: Path, tmp_path: Path) -> None:
+    open_data(open_console(stderr=True), str(folder))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written \(File too large\)"):
+            again(tmp_path, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    status = Run(network_folder(tmp_path, "esc", SMALL, "strong", 4, 1)).status
+    assert (status["state"], status["epoch"]) == ("failed", 0)
+    assert "Make room" in status["error"]
+
+
+def test_what_others_keep_in_the_folder_stays(tiny_folder: Path, tmp_path: Path) -> None:
+    run = again(tmp_path, tiny_folder, epochs=1)
+    (run.path / "scores.json").unlink()
+    (run.path / ".notes").write_text("mine")
+    (run.path / ".cache").mkdir()
+    again(tmp_path, tiny_folder, epochs=1, resume=True)
+    assert (run.path / ".notes").read_text() == "mine"
+    assert (run.path / ".cache").is_dir()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no folder that nobody can write to")
+def test_runs_that_can_not_be_written_are_named_before_data_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--runs /proc/x can not be written \(No such file or directory\)"):
+        retrain(Path("/proc/x"), architecture=SMALL, data=str(tmp_path / "no-data"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_on_a_gpu_it_is_read_back_and_goes_on(folder: Path, tmp_path: Path) -> None:
+    run = again(tmp_path, folder, device="cuda", accumulate=2)
+    assert run.status["state"] == "finished"  # the weights that were read back say what the trained ones said
+    assert run.config["device"] == "cuda"
+    losses = [row["loss"] for row in run.metrics()]
+    (run.path / "scores.json").unlink()
+    (run.path / "checkpoint.pt").unlink()
+    resumed = again(tmp_path, folder, device=None, resume=True)
+    assert (resumed.config["device"], resumed.config["accumulate"]) == ("cuda", 2)
+    assert [row["loss"] for row in resumed.metrics()] == pytest.approx(losses, rel=0.1)
+
+
 class TestANamedNetwork:
+    def test_another_fold_or_part_is_another_run(self, tiny_folder: Path, tmp_path: Path) -> None:
+        options: dict[str, Any] = {"architecture": SMALL, "data": str(tiny_folder), "epochs": 1, "device": "cpu"}
+        first = retrain(tmp_path / "runs", **options)
+        other = retrain(tmp_path / "runs", **options, fold=2)
+        assert (first.path.name, other.path.name) == (
+            f"esc-{SMALL}-strong-e1-s0",
+            f"esc-fold2-{SMALL}-strong-e1-s0",
+        )
+        assert (first.config["data"]["fold"], other.config["data"]["fold"]) == (5, 2)
+        names = [path.name for path in (tiny_folder / "audio").iterdir()]
+        (tmp_path / "half.csv").write_text("\n".join(["filename", *sorted(names)[::2], *sorted(names)[1::2]]))
+        half = open_dataset(str(tiny_folder), subset=str(tmp_path / "half.csv"), fold=1)
+        assert _data_name(half) == "esc-half-fold1"
+        unsaid = dataclasses.replace(half, name="esc10")  # as a list of clips of ESC-10 alone is called
+        assert _data_name(unsaid) == "esc10-half-fold1"
+
     @pytest.mark.parametrize("network", ["dssdn-small", "dssdn_c8-12_r0.25_osc.m4_h8", "mobilenet-v2"])
     def test_is_trained_without_a_study(
         self, network: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -490,6 +718,23 @@ def test_tensorboard_reads_the_curve(own_study: Path) -> None:
         points = events.Scalars(name)
         assert [point.step for point in points] == [row["clips_seen"] for row in rows]
         assert [point.value for point in points] == pytest.approx([row[name] for row in rows])
+
+
+def test_tensorboard_holds_no_epoch_twice_after_a_refused_checkpoint(own_study: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = retrain(own_study, "tiny", 1, epochs=3, device="cpu", tensorboard=True)
+    (run.path / "scores.json").unlink()
+    (run.path / "checkpoint.pt").write_bytes(b"torn")
+    retrain(own_study, "tiny", 1, epochs=3, device="cpu", tensorboard=True, resume=True)
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    assert [point.step for point in events.Scalars("loss")] == [row["clips_seen"] for row in run.metrics()]
+    assert len(run.metrics()) == 3
+    (run.path / "scores.json").unlink()
+    curve = (run.path / "metrics.jsonl").stat().st_ino
+    retrain(own_study, "tiny", 1, epochs=3, device="cpu", resume=True)
+    assert (run.path / "metrics.jsonl").stat().st_ino == curve  # who follows the file goes on with it
 
 
 def test_memory_that_is_full_is_said_with_what_to_do(tiny_folder: Path, tmp_path: Path) -> None:

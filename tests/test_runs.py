@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +15,7 @@ from search_space.errors import UserError
 from trainers.runs import (
     Predictions,
     Run,
+    clear_temporaries,
     is_study_name,
     network_folder,
     process_alive,
@@ -47,6 +49,40 @@ def test_a_torn_last_line_of_the_curve_is_left_out(tmp_path: Path) -> None:
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "lo')
     assert [row["epoch"] for row in run.metrics()] == [1, 2]
+
+
+def test_a_curve_is_appended_to_and_replaced_only_where_it_says_something_else(tmp_path: Path) -> None:
+    run, rows = Run(tmp_path), [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]
+    path = tmp_path / "metrics.jsonl"
+    run.write_metrics([])
+    with path.open() as follower:
+        run.append_metrics(rows[0])
+        with path.open("a") as file:
+            file.write('{"epoch": 2, "lo')  # torn by a kill
+        run.write_metrics(rows)
+        run.write_metrics(rows)
+        assert [json.loads(line) for line in follower] == rows
+    run.write_metrics([{"epoch": 1, "loss": 3.0}])
+    assert run.metrics() == [{"epoch": 1, "loss": 3.0}]
+    run.write_metrics([])
+    assert run.metrics() == []
+
+
+def test_temporaries_of_a_kill_are_cleared_and_nothing_else(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    left: set[str] = set()
+    names = ("run.json", "status.json", "predictions-test.npz", "weights.safetensors", ".checkpoint.pt.new", "job.json")
+    for name in names:
+        write_atomic(tmp_path / name, lambda _: left.update(path.name for path in tmp_path.glob(".*")))
+    for name in left:
+        (tmp_path / name).write_bytes(b"torn")
+    kept = {name for name in left if "job" in name} | {".notes", ".cache", ".status.json"}
+    (tmp_path / ".notes").write_text("mine")
+    (tmp_path / ".status.json").write_text("mine")
+    (tmp_path / ".cache").mkdir()
+    clear_temporaries(run)
+    assert len(left) == len(names) + 1
+    assert {path.name for path in tmp_path.glob(".*")} == kept
 
 
 def test_corrupt_records_are_named(tmp_path: Path) -> None:

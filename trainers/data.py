@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from search_space.errors import UserError, open_console, run_command
@@ -184,8 +185,9 @@ def _decode(listing: Listing, names: list[str], progress: Callable[[int, int], N
 def _print_report(console: Console, report: dict[str, Any]) -> None:
     synthetic = " [bold yellow](synthetic data)[/]" if report["synthetic"] else ""
     console.print(
-        f"[bold]{report['title']}[/] ({report['name']}){synthetic}, {report['clips']:,} clips, in {report['folder']}",
+        f"[bold]{escape(report['title'])}[/] ({report['name']}){synthetic}, {report['clips']:,} clips, in {escape(report['folder'])}",
         soft_wrap=True,
+        markup=True,
     )
     if report["counts"]:
         _print_counts(console, report["counts"])
@@ -205,19 +207,23 @@ def _print_report(console: Console, report: dict[str, Any]) -> None:
         needed = f", {missing['used']:,} of them in train, val or test" if report["labelled"] else ""
         console.print(
             f"[bold red]missing[/]: {missing['count']:,} of {report['clips']:,} files{needed}: "
-            f"{first(missing['first'] + [''] * (missing['count'] - len(missing['first'])))}\n  likely cause: {missing['cause']}",
+            f"{escape(first(missing['first'] + [''] * (missing['count'] - len(missing['first']))))}\n"
+            f"  likely cause: {escape(missing['cause'])}",
             soft_wrap=True,
+            markup=True,
         )
     for fault, found in report["broken"].items():
         listed = first(found["first"] + [""] * (found["count"] - len(found["first"])))
-        console.print(f"[bold red]broken[/]: {found['count']:,} {fault}: {listed}", soft_wrap=True)
+        console.print(
+            f"[bold red]broken[/]: {found['count']:,} {escape(fault)}: {escape(listed)}", soft_wrap=True, markup=True
+        )
     if report["unsplit"]:
-        console.print(f"[bold red]splits[/]: {report['unsplit']}", soft_wrap=True)
+        console.print(f"[bold red]splits[/]: {escape(report['unsplit'])}", soft_wrap=True, markup=True)
     looked = "every file decoded" if report["decoded"] else "headers read; --deep decodes every file"
     verdict = "[bold green]ready to train on[/]" if report["usable"] else "[bold red]not usable as it is[/]"
     if report["usable"] and not report["labelled"]:
         verdict = "[bold green]ready to predict[/]"
-    console.print(f"{verdict} ({looked})")
+    console.print(f"{verdict} ({looked})", markup=True)
 
 
 def _print_counts(console: Console, counts: dict[str, Any]) -> None:

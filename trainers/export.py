@@ -516,9 +516,10 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _print_report(console: Console, report: dict[str, Any]) -> None:
     console.print(
-        f"[bold]{report['title']}[/]: {report['files']:,} files ({decimal(report['bytes'])}), {report['written']:,} of them "
+        f"[bold]{escape(report['title'])}[/]: {report['files']:,} files ({decimal(report['bytes'])}), {report['written']:,} of them "
         f"written now, in {escape(report['folder'])}",
         soft_wrap=True,
+        markup=True,
     )
     recorders = sorted({recorder for found in report["recorders"].values() for recorder in found})
     table = Table("", "clips", *recorders, title="clips by split and recorder")

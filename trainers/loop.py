@@ -47,13 +47,14 @@ State = dict[str, Any]
 
 @dataclass
 class Course:
-    """Where a training stands between two batches: finished epochs, and batches of the one under way with what they added up to."""
+    """Where a training stands between two batches: finished epochs, and batches and clips of the one under way with what they added up to."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     device: torch.device
     epoch: int = 0
     batch: int = 0
+    clips: int = 0
     loss_sum: float = 0.0
     correct: int = 0
     seconds: float = 0.0
@@ -65,7 +66,7 @@ class Course:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            **{name: getattr(self, name) for name in ("epoch", "batch", "loss_sum", "correct", "seconds")},
+            **{name: getattr(self, name) for name in ("epoch", "batch", "clips", "loss_sum", "correct", "seconds")},
             "draws": self._draws() if self.batch else None,
         }
 
@@ -73,7 +74,7 @@ class Course:
         """Go on from there. Of a state, `epoch`, `model` and `optimizer` are needed; without the rest the epoch begins."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for name in ("epoch", "batch", "loss_sum", "correct", "seconds", "draws"):
+        for name in ("epoch", "batch", "clips", "loss_sum", "correct", "seconds", "draws"):
             setattr(self, name, state.get(name, getattr(self, name)))
 
     def begin(self, seed: int) -> torch.Generator:
@@ -94,7 +95,14 @@ class Course:
 
     def end(self) -> None:
         """Count the epoch as finished."""
-        self.epoch, self.batch, self.loss_sum, self.correct, self.seconds = self.epoch + 1, 0, 0.0, 0, 0.0
+        self.epoch, self.batch, self.clips, self.loss_sum, self.correct, self.seconds = (
+            self.epoch + 1,
+            0,
+            0,
+            0.0,
+            0,
+            0.0,
+        )
 
     def _draws(self) -> dict[str, Tensor]:
         assert self.generator is not None  # a batch has been seen
@@ -136,7 +144,7 @@ def train(
     An epoch is one pass over train in a new order (`n_epochs` says how many); the last one ends where the clips run out. `validate` is 'every' or 'last' (epoch);
     accuracies are 0 to 1. `accumulate` cuts every batch into that many parts (of two clips at least) that pass one after the other before one step: less
     memory, the same clips a step, batch norm over a part. `start` is a `State` to go on from. `on_epoch` hears of every finished epoch; `on_batch`
-    is called before every batch and may raise `Stopped`. Raises `Diverged` on a loss or weight that is not finite.
+    is called before every batch, of val as well, and may raise `Stopped`. Raises `Diverged` on a loss or weight that is not finite.
     """
     model = seeded_model(network, len(inputs.classes), seed, inputs.size[1]).to(device)
     course = Course(model, _optimizer(model, recipe), device)
@@ -153,7 +161,8 @@ def train(
         length = clips - seen if is_last else len(train_split)
         order = torch.cat([torch.randperm(len(train_split), generator=generator) for _ in range(2)])[:length]
         batches = order.tensor_split(math.ceil(len(order) / recipe.batch_size))
-        seen += sum(len(index_B) for index_B in batches[: course.batch])
+        course.clips = sum(len(index_B) for index_B in batches[: course.batch])
+        seen += course.clips
         course.go_on()
         model.train()
         for index_B in batches[course.batch :]:
@@ -189,6 +198,7 @@ def train(
                 course.correct += int((logits_bK.argmax(1) == labels_b).sum())
             optimizer.step()
             seen += len(index_B)
+            course.clips += len(index_B)
             course.batch += 1
             course.seconds = time.perf_counter() - began
         if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
@@ -202,7 +212,7 @@ def train(
         }
         judged = None
         if "val" in inputs.splits and (validate == "every" or is_last):
-            judged = probabilities_NK, labels_N = predict(model, inputs, "val", device)
+            judged = probabilities_NK, labels_N = predict(model, inputs, "val", device, check=lambda: on_batch(course))
             row["val_accuracy"] = float((probabilities_NK.argmax(1) == labels_N).mean())
             row["val_loss"] = log_loss(probabilities_NK, labels_N)
         row["seconds"] = time.perf_counter() - began
@@ -218,12 +228,20 @@ def n_epochs(clips: int, n_train: int, recipe: Recipe) -> int:
 
 
 def predict(
-    model: nn.Module, inputs: Inputs, split: str, device: torch.device, *, draws: int = 0, recipe: Recipe | None = None
+    model: nn.Module,
+    inputs: Inputs,
+    split: str,
+    device: torch.device,
+    *,
+    draws: int = 0,
+    recipe: Recipe | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (N, K) float32 and labels (N,) of a split's clips, in the split's order.
 
-    In float32, without augmentation, by the network's inference form; the model itself is left alone. With `draws` the probabilities are the mean over that many
-    draws of the recipe's masks, always the same ones (test-time augmentation; source: SP4ASC, 30 draws).
+    In float32, without augmentation, by the network's inference form; the model itself is left alone. With `draws` the probabilities are the
+    mean over that many draws of the recipe's masks, always the same ones (test-time augmentation; source: SP4ASC, 30 draws). `check` is called
+    before every batch and may raise `Stopped`.
     Raises `ValueError` for draws without a recipe.
     """
     if draws and recipe is None:
@@ -234,6 +252,7 @@ def predict(
     batches: list[Tensor] = []
     with torch.inference_mode():
         for index_B in torch.arange(len(data)).split(32):
+            check()
             logmel_BTF = inputs.normalise(data.batch(index_B, device))
             views = (
                 [spec_augment(logmel_BTF, recipe, generator) for _ in range(draws)]
@@ -303,6 +322,11 @@ def bfloat16_pays(device: torch.device, model: nn.Module) -> bool:
     if any(_dilated(module) for module in model.modules()):
         return False
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def precision(device: torch.device, model: nn.Module) -> str:
+    """What training's forward pass runs in on this machine: 'bfloat16' or 'float32'."""
+    return "bfloat16" if bfloat16_pays(device, model) else "float32"
 
 
 def _dilated(module: nn.Module) -> bool:

@@ -1,14 +1,19 @@
-"""Keeping freed memory in the process while a network trains on a CPU."""
+"""Memory: kept in the process while a network trains on a CPU, and how one knows that it is full."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # Source: glibc, malloc.h
 _DEFAULT_MMAPS = 65_536
 _DEFAULT_TRIM = 128 * 1024
+# Source: torch's allocators on CPU and GPU, cuBLAS; oneDNN says no more than that where it gets no memory.
+_FULL = ("can't allocate memory", "out of memory", "alloc_failed", "could not create a primitive")
 
 
 @contextmanager
@@ -34,3 +39,13 @@ def kept_memory() -> Iterator[None]:
         mallopt(_MMAP_MAX, _DEFAULT_MMAPS)
         mallopt(_TRIM_THRESHOLD, _DEFAULT_TRIM)
         trim(0)
+
+
+def is_memory_full(error: BaseException) -> bool:
+    """Whether the error says that memory, the machine's or a GPU's, is full: Python's own, torch's, its allocators' or the system's."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    said = str(error).lower()
+    if isinstance(error, RuntimeError):
+        return isinstance(error, torch.OutOfMemoryError) or any(word in said for word in _FULL)
+    return isinstance(error, MemoryError)

@@ -39,7 +39,6 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -498,25 +497,25 @@ def _notices_of_set(recordings: Recordings, predicted: Predicted, classes: Seque
 
 
 def _print_scenes(console: Console, said: Prediction) -> None:
-    table = Table("scene", "probability", title=escape(said.filename), title_justify="left")
+    table = Table("scene", "probability", title=said.filename, title_justify="left")
     ranked = sorted(said.probabilities.items(), key=lambda item: -item[1])
     for scene, probability in ranked[:_ROWS]:
-        table.add_row(escape(scene), f"{probability:.1%}")
+        table.add_row(scene, f"{probability:.1%}")
     console.print(table)
     if len(ranked) > _ROWS:
         console.print(f"and {len(ranked) - _ROWS} less probable ones; --json has all")
 
 
 def _print_files(console: Console, recordings: Recordings, predictions: Sequence[Prediction]) -> None:
-    table = Table("file", "scene", "probability", title=escape(recordings.title), title_justify="left")
+    table = Table("file", "scene", "probability", title=recordings.title, title_justify="left")
     for said in predictions[:_ROWS]:
-        table.add_row(escape(said.filename), escape(said.scene), f"{said.probabilities[said.scene]:.1%}")
+        table.add_row(said.filename, said.scene, f"{said.probabilities[said.scene]:.1%}")
     console.print(table)
     if len(predictions) > _ROWS:
         console.print(f"and {len(predictions) - _ROWS:,} more; --csv OUT or --json has all")
     counts = Table("predicted scene", "files", "share")
     for scene, count in Counter(said.scene for said in predictions).most_common():
-        counts.add_row(escape(scene), f"{count:,}", f"{count / len(predictions):.1%}")
+        counts.add_row(scene, f"{count:,}", f"{count / len(predictions):.1%}")
     console.print(counts)
 
 

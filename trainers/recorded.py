@@ -28,6 +28,7 @@ from search_space.model import build_model
 from trainers.config import Recipe
 from trainers.inputs import Inputs
 from trainers.loop import Course, Epoch, State, Stopped, n_epochs, named_predictions, predictions, train
+from trainers.memory import is_memory_full
 from trainers.runs import Predictions, Run, write_atomic
 
 # Assumed: no more than that of an epoch is lost by a kill, and saving takes no share of the time that matters.
@@ -72,38 +73,38 @@ def train_recorded(
     stopped, so that `resume` goes on exactly there; `say` hears of a checkpoint that is refused. The weights are those of the last epoch:
     nothing is chosen. `on_epoch` gets the epoch's row and the seconds left; `check` is called before every batch and raises `Stopped` to stop.
 
-    Raises what `trainers.loop.train` raises, and `UserError` for memory that is full, after the status says so.
+    Raises what `trainers.loop.train` raises, after the status says so, and `UserError` where no checkpoint can be read.
     """
     n_train = len(inputs.splits["train"])
     epochs = n_epochs(clips, n_train, recipe)
     start = _load_checkpoint(run, say) if resume else None
     rows: list[dict[str, Any]] = list(start["rows"]) if start else []
-    status = _Status(run, epochs, clips, begun_at=_seen(start, n_train, recipe) if start else 0)
+    status = _Status(run, epochs, clips, begun_at=_seen(start, n_train) if start else 0)
     judged: tuple[np.ndarray, np.ndarray] | None = None
     saved_s = time.monotonic()
 
-    def save(state: State) -> None:
+    def save(state: State, curve: list[dict[str, Any]]) -> None:
         nonlocal saved_s
         if keep_checkpoints and all(bool(tensor.isfinite().all()) for tensor in state["model"].values()):
-            _save_checkpoint(run, state, rows)
+            _save_checkpoint(run, state, curve)
             saved_s = time.monotonic()
 
     def before_batch(course: Course) -> None:
         try:
             check()
         except Stopped:
-            save(course.state())
+            save(course.state(), rows)
             raise
         if time.monotonic() - saved_s > SAVE_EVERY_S:
-            save(course.state())
+            save(course.state(), rows)
         if time.monotonic() - status.written_s > STATUS_EVERY_S:
-            status.running(len(rows), min(clips, course.epoch * n_train + course.batch * recipe.batch_size))
+            status.running(len(rows), course.epoch * n_train + course.clips)
 
     def finish(epoch: Epoch) -> None:
         nonlocal judged
         judged = epoch.judged
-        rows.append(epoch.row)
-        save(epoch.state)
+        save(epoch.state, [*rows, epoch.row])
+        rows.append(epoch.row)  # finished once it is kept
         run.append_metrics(epoch.row)
         status.running(len(rows), epoch.row["clips_seen"])
         on_epoch(epoch.row, status.eta_s or 0.0)
@@ -123,12 +124,9 @@ def train_recorded(
         save_weights(run, model, inputs)
         run.write_predictions("val", said)
     except BaseException as error:
-        told = _explained(error, recipe, inputs.size, device, accumulate)
         with contextlib.suppress(OSError):  # on a full disk the old status stays, of a process that is gone
-            status.ended(len(rows), told)
-        if told is error:
-            raise
-        raise told from error
+            status.ended(len(rows), error)
+        raise
     return model, said
 
 
@@ -158,26 +156,8 @@ class _Status:
         self.run.write_status("failed" if failed else "interrupted", epoch=epoch, epochs=self.epochs, error=said)
 
 
-def _seen(state: State, n_train: int, recipe: Recipe) -> int:
-    return int(state["epoch"] * n_train + state["batch"] * recipe.batch_size)
-
-
-def _explained(
-    error: BaseException, recipe: Recipe, size: tuple[int, int], device: torch.device, accumulate: int
-) -> BaseException:
-    """The error, or one that says what to do where the memory is full."""
-    said = str(error).lower()
-    full = any(words in said for words in ("can't allocate memory", "out of memory", "alloc_failed"))
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and full):
-        parts = 2 * accumulate
-        less = f"give --resume --accumulate {parts} (each step over {parts} parts of the batch, one after the other), "
-        return UserError(
-            f"a batch of {recipe.batch_size // accumulate} clips at {size[0]}x{size[1]} does not fit into the memory of {device}; "
-            f"{less * (2 * parts <= recipe.batch_size)}train a smaller network, or free memory"
-        )
-    if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
-        return UserError("the checkpoint is of another version of this network's code; start again with another --seed")
-    return error
+def _seen(state: State, n_train: int) -> int:
+    return int(state["epoch"] * n_train + state.get("clips", 0))
 
 
 def save_weights(run: Run, model: nn.Module, inputs: Inputs) -> None:
@@ -224,10 +204,15 @@ def _save_checkpoint(run: Run, state: State, rows: list[dict[str, Any]]) -> None
     os.replace(fresh, path)
 
 
+def has_checkpoint(run: Run) -> bool:
+    """Whether there is anything that `resume` would go on from."""
+    return any((run.path / name).exists() for name in (CHECKPOINT, PREVIOUS))
+
+
 def _load_checkpoint(run: Run, say: Callable[[str], None]) -> State | None:
     """The last checkpoint, or the previous one where that is refused; None where none was written.
 
-    Raises `UserError` when all that lie there are refused.
+    Raises `UserError` when all that lie there are refused, or one can not be read at all: that one may be whole, and nothing is put aside.
     """
     refused = []
     for name in (CHECKPOINT, PREVIOUS):
@@ -252,10 +237,18 @@ def _load_checkpoint(run: Run, say: Callable[[str], None]) -> State | None:
 def _read_checkpoint(path: Path) -> State | str:
     """What the file holds, or what is wrong with it."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path} can not be read ({error.strerror}); it may be whole: mend the disk or its rights, then go on with --resume"
+        ) from error
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             torn = archive.testzip()
-        state = None if torn else torch.load(path, weights_only=True, map_location="cpu")
+        state = None if torn else torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # whatever torn bytes can bring about
+        if is_memory_full(error):
+            raise
         said = str(error).splitlines() or [""]
         return f"is torn or no checkpoint at all ({type(error).__name__}: {said[0]})"
     if torn:

@@ -30,15 +30,28 @@ from search_space.comparators import COMPARATORS
 from search_space.complexity import count_network
 from search_space.errors import UserError, open_console, run_command
 from search_space.presets import check_network, preset_name, resolve
+from trainers.clips import record_name
 from trainers.config import DEFAULT_RECIPE, RECIPES, Recipe, get_recipe
 from trainers.datasets import DEFAULT_FOLD, Dataset
 from trainers.features import Features
 from trainers.inputs import Inputs, data_record, load_inputs
-from trainers.loop import Diverged, Stopped, predictions, resolve_device
+from trainers.loop import Diverged, Stopped, precision, predictions, resolve_device, seeded_model
+from trainers.memory import is_memory_full
 from trainers.metrics import scores
 from trainers.opening import open_data, reopen_data
-from trainers.recorded import load_model, train_recorded
-from trainers.runs import Predictions, Run, check_seed, held, network_folder, provenance, retrain_folder, trial_folder
+from trainers.recorded import has_checkpoint, load_model, train_recorded
+from trainers.runs import (
+    Predictions,
+    Run,
+    check_runs,
+    check_seed,
+    clear_temporaries,
+    held,
+    network_folder,
+    provenance,
+    retrain_folder,
+    trial_folder,
+)
 
 _TABLE_ROWS = 20
 
@@ -105,12 +118,14 @@ def retrain(
     accumulate: int | None = None,
     tensorboard: bool = False,
     console: Console | None = None,
+    stop: threading.Event | None = None,
 ) -> Run:
     """The finished run of a trial's network, or of one that is named with its data, trained on all of train at full size and scored once on test.
 
     A run that has finished already is handed back as it is. One that is resumed keeps the device ('auto'), draws (0) and parts of a batch (1) that it
-    began with, where they are None. Raises `UserError` when the trial or the network does not exist, the data is not what it was, the training cannot
-    go on (memory, disk, a loss that is not finite), or an unfinished run lies in the way and `resume` was not asked for.
+    began with, where they are None. SIGINT and SIGTERM end it with a `KeyboardInterrupt` after the batch under way, and set `stop`; where they
+    came too late, it has finished and is handed back. Raises `UserError` when the trial or the network does not exist, the data is not what it
+    was, the training cannot go on (memory, disk, a loss that is not finite), or an unfinished run lies in the way and `resume` was not asked for.
     """
     console = console or open_console(stderr=True)
     chosen = get_recipe(recipe)
@@ -122,6 +137,7 @@ def retrain(
         _summary_writer()
     if architecture is None:
         candidate = _candidate(runs, study, trial, data, subset, fold)
+        check_runs(runs)
         assert study is not None  # _candidate has seen to it
         assert trial is not None
         run = Run(retrain_folder(runs, study, trial, recipe, epochs, seed))
@@ -133,10 +149,11 @@ def retrain(
         if study is not None or trial is not None:
             raise UserError("name a network by --study and --trial, or by --architecture and --data, not by both")
         check_network(architecture)
+        check_runs(runs)
         network = architecture if architecture in COMPARATORS else str(resolve(architecture))
         named = Subject(network, *open_data(console, data, subset, DEFAULT_FOLD if fold is None else fold))
         digest = named.features.digest
-        run = Run(network_folder(runs, named.dataset.name, named.preset or network, recipe, epochs, seed))
+        run = Run(network_folder(runs, _data_name(named.dataset), named.preset or network, recipe, epochs, seed))
 
         def open_subject() -> Subject:
             return named
@@ -156,16 +173,30 @@ def retrain(
             return run
         if began:
             plan = _as_begun(run, began, plan, console, device=device, tta=tta, accumulate=accumulate)
+        if resume and not has_checkpoint(run):
+            console.print(f"there is nothing to go on from in {run.path}: this begins with the first epoch")
         subject = open_subject()
         if began and began["data"]["front_end"] != dataclasses.asdict(subject.features.front_end):
             raise UserError(f"log-mels are made another way than when {run.path} began; choose another --seed")
+        trained_in = _same_precision(run, began, subject, plan.device)
         try:
-            with _ended_by_errors(run), _stop_on_signals() as check:
-                _train_and_score(run, subject, plan, console, check, resume=resume, tensorboard=tensorboard)
+            with _ended_by_errors(run), _stop_on_signals(stop or threading.Event()) as check:
+                _train_and_score(
+                    *(run, subject, plan, console, check), trained_in=trained_in, resume=resume, tensorboard=tensorboard
+                )
         except Stopped as stopped:
             console.print(f"stopped; all that was trained is kept. The same command with --resume goes on: {run.path}")
             raise KeyboardInterrupt from stopped
         return run
+
+
+def _data_name(dataset: Dataset) -> str:
+    """The data's name for a folder of what was trained on it: with its part and its test fold, where the name does not say them."""
+    spec, name = dataset.spec, dataset.name
+    part = record_name(Path(spec.subset).stem) if spec.subset else ""
+    if part and part != name and not name.endswith(f"-{part}"):
+        name = f"{name}-{part}"
+    return name if spec.fold == DEFAULT_FOLD else f"{name}-fold{spec.fold}"
 
 
 def _candidate(
@@ -214,7 +245,7 @@ def _as_begun(
 ) -> Plan:
     """The plan with what the run began with, where nothing else is asked for. Raises `UserError` for other parts of a batch than those of
     the epochs that are trained."""
-    parts, trained = began.get("accumulate", 1), any(run.path.glob("checkpoint*.pt"))
+    parts, trained = began.get("accumulate", 1), has_checkpoint(run)
     if trained and accumulate not in (None, parts):
         raise UserError(
             f"{run.path} began with --accumulate {parts}, which its end must have as well; leave the option out, or choose another --seed"
@@ -230,6 +261,19 @@ def _as_begun(
     )
 
 
+def _same_precision(run: Run, began: dict[str, Any] | None, subject: Subject, device: torch.device) -> str:
+    """What the training's forward pass runs in here. Raises `UserError` where the epochs that are trained ran in another."""
+    n_classes, n_mels = len(subject.dataset.classes), subject.features.size[1]
+    now = precision(device, seeded_model(subject.network, n_classes, 0, n_mels))
+    then = (began or {}).get("precision", now)  # runs of before it was recorded do not say
+    if then != now and has_checkpoint(run):
+        raise UserError(
+            f"{run.path} began in {then}, and {device} of this machine trains it in {now}: its end would be another training's; go on "
+            f"where it began, or choose another --seed"
+        )
+    return now
+
+
 def _train_and_score(
     run: Run,
     subject: Subject,
@@ -237,6 +281,7 @@ def _train_and_score(
     console: Console,
     check: Callable[[], None],
     *,
+    trained_in: str,
     resume: bool,
     tensorboard: bool,
 ) -> None:
@@ -248,10 +293,7 @@ def _train_and_score(
     cost = count_network(network, inputs.size, len(dataset.classes))
     _agree_on_threads(run, device, resume, console)
     run.path.mkdir(exist_ok=True)
-    for torn in run.path.glob(
-        ".[!j]*"
-    ):  # what a kill left of a file that was being written (`job.json` is another process's)
-        torn.unlink()
+    clear_temporaries(run)
     run.write_json(
         "run.json",
         {
@@ -272,17 +314,24 @@ def _train_and_score(
             "accumulate": plan.accumulate,
             "tta": tta,
             "device": str(device),
+            "precision": trained_in,
             "threads": torch.get_num_threads(),
         },
     )
     _write_provenance(run, resume, console)
 
+    writer: Any = None
+
     def say(row: dict[str, Any], eta_s: float) -> None:
+        nonlocal writer
         console.print(
             f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.3f}  train {row['train_accuracy']:.1%}  "
             f"val {row['val_accuracy']:.1%}  {row['seconds']:.1f} s  about {eta_s / 60:.1f} min left"
         )
-        if writer is not None:
+        if tensorboard:
+            if writer is None:  # of an earlier process's scalars those from here on are trained again
+                writer = _summary_writer()(run.path / "tensorboard", purge_step=row["clips_seen"] if resume else None)
+                stack.callback(writer.close)
             _write_scalars(writer, row)
 
     console.print(
@@ -291,31 +340,31 @@ def _train_and_score(
         soft_wrap=True,
     )
     with ExitStack() as stack:
-        writer = None
-        if tensorboard:
-            kept = run.metrics()[-1:] if resume else []
-            writer = _summary_writer()(run.path / "tensorboard", purge_step=kept[0]["clips_seen"] + 1 if kept else None)
-            stack.callback(writer.close)
-        _, val = train_recorded(
-            *(run, network, inputs, recipe, clips, plan.seed, device),
-            accumulate=plan.accumulate,
-            keep_checkpoints=True,
-            resume=resume,
-            on_epoch=say,
-            check=check,
-            say=lambda line: console.print(line, markup=False, soft_wrap=True),
-        )
+        try:
+            _, val = train_recorded(
+                *(run, network, inputs, recipe, clips, plan.seed, device),
+                accumulate=plan.accumulate,
+                keep_checkpoints=True,
+                resume=resume,
+                on_epoch=say,
+                check=check,
+                say=lambda line: console.print(line, markup=False, soft_wrap=True),
+            )
+        except Exception as error:
+            if is_memory_full(error):
+                raise _too_large(run, plan, inputs.size) from error
+            raise
     check()
-    model = _read_back(run, inputs, val, device)
+    model = _read_back(run, inputs, val, device, check)
     seen = {clip.recorder for clip in inputs.splits["train"].clips}
     del inputs  # train need not be in memory twice
     inputs = load_inputs(dataset, features, splits=("test",))
     check()
-    said = predictions(model, inputs, "test", device)
+    said = predictions(model, inputs, "test", device, check=check)
     run.write_predictions("test", said)
     found = {"split": "test", **scores(said, dataset.classes, seen)}
     if tta:
-        views = predictions(model, inputs, "test", device, draws=tta, recipe=recipe)
+        views = predictions(model, inputs, "test", device, draws=tta, recipe=recipe, check=check)
         found["tta"] = {"draws": tta, **scores(views, dataset.classes, seen)}
     run.write_json("scores.json", found)
     _write_finished(run)
@@ -323,39 +372,69 @@ def _train_and_score(
 
 @contextmanager
 def _ended_by_errors(run: Run) -> Iterator[None]:
-    """Writes the end of a run that an error ends, and says what to do where the disk is full or the loss not finite."""
+    """Writes the end of a run that an error ends into its status, with what is to be done about it."""
     try:
         yield
-    except Diverged as error:
-        kept = len(run.metrics())
-        raise UserError(
-            f"{error}; what {kept} epochs trained is kept in {run.path}. With --resume it would end the same way: choose another --recipe "
-            f"or --seed"
-        ) from error
     except BaseException as error:
-        written, status = (error.filename if isinstance(error, OSError) else None), run.status
-        if status.get("state") == "running":
-            failed = isinstance(error, Exception) and not isinstance(error, Stopped)
+        told, status = _told(error, run), run.status
+        failed = isinstance(error, Exception) and not isinstance(error, Stopped)
+        if (run.path / "run.json").exists() and (failed or status.get("state") == "running"):
             with contextlib.suppress(OSError):  # on a full disk the old status stays, of a process that is gone
                 run.write_status(
                     "failed" if failed else "interrupted",
                     epoch=status.get("epoch", 0),
                     epochs=status.get("epochs", 0),
-                    error=f"{type(error).__name__}: {error}" if failed else None,
+                    error=(str(told) if isinstance(told, UserError) else f"{type(told).__name__}: {told}")
+                    if failed
+                    else None,
                 )
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-        if isinstance(error, OSError) and (full or Path(str(written)).is_relative_to(run.path)):
-            raise UserError(
+        if told is error:
+            raise
+        raise told from error
+
+
+def _told(error: BaseException, run: Run) -> BaseException:
+    """The error, or one that says what to do: where the loss is not finite, the memory or the disk full, a checkpoint of other code."""
+    if isinstance(error, Diverged):
+        return UserError(
+            f"{error}; what {len(run.metrics())} epochs trained is kept in {run.path}. With --resume it would end the same way: choose "
+            f"another --recipe or --seed"
+        )
+    if is_memory_full(error):
+        return UserError(
+            f"the memory is full ({type(error).__name__}); what was trained is kept in {run.path}: free memory and go on with --resume"
+        )
+    if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
+        return UserError("the checkpoint is of another version of this network's code; start again with another --seed")
+    if isinstance(error, OSError):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+        if full or Path(str(error.filename)).is_relative_to(run.path):
+            return UserError(
                 f"{run.path} cannot be written ({error.strerror}); what was saved before is whole. Make room, or give yourself the "
                 f"rights, and go on with --resume"
-            ) from error
-        raise
+            )
+    return error
 
 
-def _read_back(run: Run, inputs: Inputs, val: Predictions, device: torch.device) -> torch.nn.Module:
+def _too_large(run: Run, plan: Plan, size: tuple[int, int]) -> UserError:
+    """What to do where a training step does not fit into memory. Other parts of a batch make another training (batch norm is over a
+    part), so a run that has trained can not be told to take them."""
+    batch, parts = plan.recipe.batch_size, 2 * plan.accumulate
+    fits = parts <= batch // 2
+    said = f"a batch of {batch // plan.accumulate} clips at {size[0]}x{size[1]} does not fit into the memory of {plan.device}"
+    if has_checkpoint(run):
+        smaller = f", or begin again with another --seed and --accumulate {parts}" * fits
+        return UserError(f"{said}, though it did before; free memory and go on with --resume{smaller}")
+    less = f"give --resume --accumulate {parts} (each step over {parts} parts of the batch, one after the other), "
+    return UserError(f"{said}; {less * fits}train a smaller network, or free memory")
+
+
+def _read_back(
+    run: Run, inputs: Inputs, val: Predictions, device: torch.device, check: Callable[[], None] = lambda: None
+) -> torch.nn.Module:
     """The network with the weights that lie on the disk. Raises `UserError` unless it says of val what the trained one said."""
     normalise, model = load_model(run)
-    again = predictions(model.to(device), inputs, "val", device)
+    again = predictions(model.to(device), inputs, "val", device, check=check)
     apart = float(np.abs(again.probabilities_NK - val.probabilities_NK).max())
     same_input = all(torch.equal(normalise.get_buffer(name), getattr(inputs, name)) for name in ("mean_F", "std_F"))
     if not (same_input and apart <= 1e-4):
@@ -428,13 +507,12 @@ def main(argv: list[str] | None = None) -> int:
     add("--recipe", default=DEFAULT_RECIPE, help=f"one of {', '.join(RECIPES)} (default: {DEFAULT_RECIPE})")
     add("--seed", type=int, default=0)
     add("--seeds", type=int, default=1, metavar="N", help="train with seeds SEED, SEED + 1, ..., one after the other")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--device", help="auto, cpu, cuda or cuda:N (default: auto, or where the run began)")
     add(
         "--accumulate",
         type=int,
-        default=1,
         metavar="N",
-        help="pass each batch in N parts: less memory, batch norm over a part",
+        help="pass each batch in N parts: less memory, batch norm over a part (default: 1, or as the run began)",
     )
     add("--tta", type=int, metavar="N", help="also score test over N draws of the recipe's masks")
     add("--tensorboard", action="store_true", help="also write TensorBoard scalars into the run's folder")
@@ -447,11 +525,14 @@ def main(argv: list[str] | None = None) -> int:
     check_seed(seed)
     check_seed(seed + seeds - 1)
     console = open_console(stderr=as_json)
-    finished = []
+    finished: list[Run] = []
+    stop = threading.Event()
     for number in range(seed, seed + seeds):
+        if stop.is_set():  # asked to end when one had just finished
+            raise KeyboardInterrupt
         if seeds > 1:
             console.print(f"seed {number}, {number - seed + 1} of {seeds}")
-        finished.append(retrain(**options, seed=number, console=console))
+        finished.append(retrain(**options, seed=number, console=console, stop=stop))
         if not as_json:
             _print_scores(finished[-1])
     if as_json:
@@ -527,13 +608,11 @@ def _print_summary(console: Console, summary: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[Callable[[], None]]:
-    """A check that raises `Stopped` after a SIGINT or SIGTERM, so that a batch under way is finished first. One that came too late for any check
-    is a `KeyboardInterrupt` in the end.
+def _stop_on_signals(stop: threading.Event) -> Iterator[Callable[[], None]]:
+    """A check that raises `Stopped` after a SIGINT or SIGTERM, which set `stop`, so that a batch under way is finished first.
 
-    Outside the main thread no signal can be caught, and the check never raises.
+    Outside the main thread no signal can be caught.
     """
-    stop = threading.Event()
 
     def check() -> None:
         if stop.is_set():
@@ -548,8 +627,6 @@ def _stop_on_signals() -> Iterator[Callable[[], None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if stop.is_set():
-        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -43,6 +43,11 @@ from search_space.errors import UserError
 
 _LONGEST_NAME = 150  # file systems take 255 bytes
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# `write_atomic`'s names for what a training writes (`job.json` is another process's), and that of a checkpoint before it takes its place.
+_TEMPORARY = re.compile(
+    r"\.((run|status|scores|provenance)\.json|metrics\.jsonl|predictions-(val|test)\.npz|weights\.safetensors|"
+    r"\.checkpoint\.pt\.new)\.[a-z0-9_]{8}|\.checkpoint\.pt\.new"
+)
 _RESERVED = "retrain"  # `runs/retrain` holds the retrainings of networks that no study found
 
 
@@ -143,9 +148,17 @@ class Run:
         self.write_json("status.json", {"state": state, **fields, **own})
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        """Replace the curve by these rows (a resumed run starts from its checkpoint's)."""
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_atomic(self.path / "metrics.jsonl", lambda file: file.write(text.encode()))
+        """Have the curve hold these rows (a resumed run starts from its checkpoint's).
+
+        What is missing is appended, so that who follows the file goes on with it; it is replaced only where it says something else.
+        """
+        path, whole = self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode()
+        said = path.read_bytes() if path.exists() else b""
+        if not whole.startswith(said):
+            write_atomic(path, lambda file: file.write(whole))
+        else:
+            with path.open("ab") as file:
+                file.write(whole[len(said) :])
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one finished epoch to the curve."""
@@ -177,6 +190,13 @@ class Run:
         if not isinstance(content, dict):
             raise UserError(f"{path} must hold a JSON object, not {type(content).__name__}; the record is corrupt")
         return content
+
+
+def clear_temporaries(run: Run) -> None:
+    """Delete what a kill left of the run's files that were being written; what others left in the folder stays."""
+    for path in run.path.glob(".*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            path.unlink()
 
 
 def is_study_name(text: str) -> bool:
@@ -214,12 +234,23 @@ def retrain_folder(runs: Path | str, study: str, trial: int, recipe: str, epochs
 def network_folder(runs: Path | str, data: str, network: str, recipe: str, epochs: int, seed: int) -> Path:
     """`runs/retrain/esc50-dssdn-large-<recipe>-e60-s0`: the folder of a full retraining of a network that no study found.
 
+    `data` names the clips: the data set, and its part and test fold where they are not what its name says.
     A notation too long for a file's name is cut, with the first digits of its SHA-256 behind it.
     """
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{data}-{network}")
     if len(name) > _LONGEST_NAME:
         name = f"{name[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return Path(runs) / "retrain" / f"{name}-{recipe}-e{epochs}-s{seed}"
+
+
+def check_runs(runs: Path) -> None:
+    """Make the folder that runs lie in. Raises `UserError` where nothing can be written there."""
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=runs):
+            pass
+    except OSError as error:
+        raise UserError(f"--runs {runs} can not be written ({error.strerror}); name a folder that can be") from error
 
 
 @contextmanager
@@ -239,6 +270,14 @@ def held(lock: Path, busy: str) -> Iterator[None]:
 def available_cores() -> int:
     """Cores that this process may use (its affinity, where the system has one)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor_name() -> str:
+    """The processor's model, as the system calls it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8", "replace").splitlines() if info.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def check_seed(seed: int) -> None:
@@ -288,7 +327,7 @@ def provenance(**fields: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
         "git": _git_revision(),
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "machine": {"system": platform.platform(), "processor": processor_name(), "cores": os.cpu_count()},
         **fields,
     }
 

@@ -29,6 +29,10 @@ from trainers.recorded import train_recorded
 from trainers.runs import Run, available_cores, provenance
 
 _ESTIMATE_BATCHES = 2
+# Assumed: what one candidate holds of a GPU at most: CUDA's own half GB, its share of the clips, its largest step.
+GPU_CANDIDATE_BYTES = 6 * 2**30
+# Assumed: more than that many processes on one GPU wait for one another.
+MOST_A_GPU = 4
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,23 @@ def shared_devices(name: str) -> list[str]:
 
 
 def default_workers(devices: list[str]) -> int:
-    """One worker a GPU; on a CPU one a core up to eight, each with its share of the threads.
+    """On GPUs what `gpu_workers` says; on a CPU one a core up to eight, each with its share of the threads.
 
     Measured: a step of DSSDN-Large at 64 mels gains 1.5 times from a second thread; a study with two workers of one thread
     kept 1.9 of two cores busy.
     """
-    return len(devices) if devices[0].startswith("cuda") else min(8, available_cores())
+    if devices[0].startswith("cuda"):
+        return gpu_workers([torch.cuda.mem_get_info(torch.device(name))[0] for name in devices], available_cores())
+    return min(8, available_cores())
+
+
+def gpu_workers(free_bytes: list[int], cores: int) -> int:
+    """Workers for GPUs with that much free memory each: as many on every one as fit the fullest of them and the cores allow, from 1 to 4.
+
+    One candidate at a short budget's input leaves most of a large GPU idle, and a process that waits for its own Python leaves it to another.
+    """
+    fit = min(free_bytes) // GPU_CANDIDATE_BYTES
+    return len(free_bytes) * max(1, min(MOST_A_GPU, fit, cores // len(free_bytes)))
 
 
 def worker_pool(task: WorkerTask, workers: int, devices: list[str]) -> tuple[ProcessPoolExecutor, Event]:

@@ -1,0 +1,19 @@
+"""How commands print and fail."""
+
+from __future__ import annotations
+
+import pytest
+from rich.table import Table
+
+from search_space.errors import open_console
+
+
+def test_text_that_looks_like_markup_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a [/red] [bold]b"
+    table = Table("name", title=f"title {name}")
+    table.add_row(f"cell {name}")
+    console = open_console()
+    console.print(f"line {name}")
+    console.print(table)
+    said = capsys.readouterr().out
+    assert all(f"{what} {name}" in said for what in ("line", "title", "cell"))
