@@ -31,13 +31,13 @@ from trainers.runs import Run, held, provenance, study_folder
 from trainers.workers import WorkerTask
 
 CHANGES: dict[str, dict[str, Any]] = {
-    "no-masks": {"masks": 0, "mask_width": 0.0},
-    "wide-masks": {"mask_width": 1 / 8},
+    "masks": {"masks": 2, "mask_width": 1 / 16},
+    "wide-masks": {"masks": 2, "mask_width": 1 / 8},
     "mixup": {"mixup_alpha": 0.2},
     "mixup-scheduled": {"mixup_alpha": 0.4, "mixup_schedule": "without_hesitation"},
     "no-smoothing": {"label_smoothing": 0.0},
-    "half-lr": {"lr": 2e-3},
-    "double-lr": {"lr": 8e-3},
+    "half-lr": {"lr": 4e-3},
+    "double-lr": {"lr": 1.6e-2},
     "decay-0.1": {"weight_decay": 0.1},
 }
 """What differs from the strong recipe in each of the others."""
