@@ -29,7 +29,9 @@ from typing import Any
 CLASSES = ("one", "two", "three")
 
 
-def sleep_instead_of_training(architecture: str, path: str, config: dict[str, Any], *, seconds: float) -> dict[str, Any]:
+def sleep_instead_of_training(
+    architecture: str, path: str, config: dict[str, Any], *, seconds: float
+) -> dict[str, Any]:
     """A made-up score between 1/3 and 1 after so many seconds, and a folder with the configuration, as a training leaves one."""
     Path(path).mkdir(parents=True, exist_ok=True)
     (Path(path) / "run.json").write_text(json.dumps(config))
@@ -107,7 +109,10 @@ def coordinate(options: argparse.Namespace, say: Callable[[str], None]) -> dict[
 
     dataset = open_dataset(str(options.data))
     chosen = SearchOptions(
-        **{key: getattr(options, key) for key in ("trials", "study", "runs", "storage", "workers", "heartbeat", "sampler")},
+        **{
+            key: getattr(options, key)
+            for key in ("trials", "study", "runs", "storage", "workers", "heartbeat", "sampler")
+        },
         budget=32,
         train_input=(8, 8),
         device="cpu",

@@ -182,8 +182,8 @@ class Candidates:
 
     def look(self, besides: int | None = None) -> None:
         """Learn what all coordinators have trained or are training, but for trial `besides`."""
-        trials = [trial for trial in self.study.get_trials(deepcopy=False) if trial.number != besides]
-        again = {trial.user_attrs.get("retry_of") for trial in trials}
+        trials = self.study.get_trials(deepcopy=False)
+        again = {trial.user_attrs.get("retry_of") for trial in trials} | {besides}
         self.seen = {}
         for trial in trials:
             text = trial.user_attrs.get("architecture")

@@ -40,6 +40,7 @@ from studies import owners
 from studies.candidates import SAMPLERS, Candidates, Caps, make_sampler, trained
 from studies.code import code_digest
 from studies.crew import Crew
+from studies.interrupts import Interrupts
 from studies.owners import HEARTBEAT_S, Heart
 from studies.records import ADDRESS, StudyRecords
 from studies.storage import DATABASE_ERRORS, JOURNAL, database_lock, is_gone, mend_journal, open_storage
@@ -187,6 +188,7 @@ class Search:
         self._failures = self._successes = self._deaths = 0
         self._stale: dict[int, float] = {}
         self._looked_s = 0.0
+        self._interrupts = Interrupts()
 
     # ---- the study
 
@@ -402,6 +404,7 @@ class Search:
         crew = self._crew()
         pending: Pending = {}
         waiting = False
+        self._interrupts.hold()
         try:
             on_start(self._estimate(crew) * remaining / self.workers, remaining)
             while True:
@@ -415,8 +418,9 @@ class Search:
                     if elsewhere and not waiting:
                         self._say(f"nothing left to begin; waiting for {elsewhere} under way elsewhere")
                     waiting = elsewhere > 0
-                    time.sleep(min(_LOOK_S, self.options.heartbeat))
-                finished, _ = wait(pending, timeout=self._look_again_s(), return_when=FIRST_COMPLETED)
+                    self._interrupts.rest(min(_LOOK_S, self.options.heartbeat))
+                with self._interrupts.welcome():
+                    finished, _ = wait(pending, timeout=self._look_again_s(), return_when=FIRST_COMPLETED)
                 for future in finished:
                     asked = pending[future]
                     told = self._patiently(lambda future=future, asked=asked: self._tell(future, *asked))  # type: ignore[misc]
@@ -431,6 +435,7 @@ class Search:
             self._end_pending(pending, on_told)
             raise
         finally:
+            self._interrupts.let_go()
             crew.close()
 
     def _look_again_s(self) -> float | None:
@@ -469,7 +474,7 @@ class Search:
                         f"the database has not answered for {away_s:.0f} s ({said}); the same command goes on when it does"
                     ) from error
                 self._say(f"the database does not answer ({said}); asking again in {pause_s:.0f} s, trainings go on")
-                time.sleep(pause_s)
+                self._interrupts.rest(pause_s)
                 pause_s = min(2 * pause_s, 15.0)
 
     def _submit(self, crew: Crew, trial: Trial, architecture: Architecture) -> Future[dict[str, Any]]:
@@ -631,7 +636,8 @@ class Search:
         networks = [str(network) for network in (PRESETS["dssdn-middle"], *drawn)]
         for _ in range(_ESTIMATES):
             measured = [crew.submit(self._measure, networks) for _ in range(self.workers)]
-            wait(measured)
+            with self._interrupts.welcome():
+                wait(measured)
             for future in measured:
                 crew.done(future)
             broken = [error for future in measured if (error := future.exception()) is not None]

