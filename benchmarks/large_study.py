@@ -20,15 +20,19 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
 from rich.table import Table
 
 from benchmarks.speed import machine
 from benchmarks.stand_in import no_estimate, open_empty_pool, postgresql, sleep_instead_of_training, write_noise
 from search_space.complexity import count
 from search_space.errors import UserError, open_console, run_command
+from search_space.presets import PRESETS
 from studies import open_study
 from studies.analysis import hypervolume_of
-from studies.candidates import make_sampler
+from studies.owners import owner
+from studies.records import encode, ordered
 from studies.search import Search, SearchOptions
 from trainers.datasets import open_dataset
 from trainers.features import prepare
@@ -41,7 +45,11 @@ def make_search(data: Path, runs: Path, storage: str | None, trials: int, space:
     """A search of one more network than there are; nothing is trained by it."""
     dataset = open_dataset(str(data))
     options = SearchOptions(
-        **{"trials": trials + 1, "study": _NAME, "runs": runs, "storage": storage, "space": space},
+        trials=trials + 1,
+        study=_NAME,
+        runs=runs,
+        storage=storage,
+        space=space,
         workers=2,
         budget=32,
         train_input=(8, 8),
@@ -56,21 +64,40 @@ def make_search(data: Path, runs: Path, storage: str | None, trials: int, space:
 
 
 def record(search: Search, trials: int, report: Callable[[int, int], None]) -> None:
-    """Fill the study with made-up trials: score rises with the logarithm of the params, with noise."""
-    rng = random.Random(0)
+    """Fill the study with made-up trials, as Optuna writes them: score rises with the logarithm of the params, with noise."""
+    rng, space = random.Random(0), search.space
+    seen: set[str] = set()
     with search.opened():
-        search._study.sampler = make_sampler("random", 0, 1)
-        while (done := search.complete()) < trials:
-            for _ in range(200):
-                asked = search._candidates.next(trials)
-                if asked is None:
-                    break
-                trial, architecture = asked
-                cost = count(architecture, search.input, search.n_classes)
-                score = 1 / (1 + math.exp(-(math.log10(cost.params) - 4 + rng.gauss(0, 0.2))))
-                trial.set_user_attr("seconds", 10.0)
-                search._study.tell(trial, [score, cost.params, cost.macs])
-            report(done, trials)
+        while len(seen) < len(PRESETS):  # these are queued
+            asked = search._candidates.next()
+            assert asked is not None
+            trial, network = asked
+            trial.set_user_attr("seconds", 10.0)
+            search._study.tell(trial, [0.5, trial.user_attrs["params"], trial.user_attrs["macs"]])
+            seen.add(str(network))
+        while len(seen) < trials:
+            network = space.sample(lambda _, options: rng.choice(options))
+            if str(network) in seen:
+                continue
+            seen.add(str(network))
+            chosen, choices = space.encode(network), space.choices
+            cost = count(network, search.input, search.n_classes)
+            score = 1 / (1 + math.exp(-(math.log10(cost.params) - 4 + rng.gauss(0, 0.2))))
+            about = {"params": cost.params, "macs": cost.macs, "owner": owner(), "architecture": str(network)}
+            search._study.add_trial(
+                create_trial(
+                    values=[score, cost.params, cost.macs],
+                    params={name: encode(choices[name], option) for name, option in chosen.items()},
+                    distributions={name: _distribution(choices[name]) for name in chosen},
+                    user_attrs={**about, "seconds": 10.0},
+                )
+            )
+            report(len(seen), trials)
+
+
+def _distribution(options: tuple[Any, ...]) -> BaseDistribution:
+    """Optuna's name for a choice, as `studies.candidates` asks for it."""
+    return IntDistribution(0, len(options) - 1) if ordered(options) else CategoricalDistribution(options)
 
 
 @contextmanager
@@ -96,7 +123,7 @@ def measure(data: Path, runs: Path, storage: str | None, trials: int, space: str
             asked = search._candidates.next()
             asked_s.append(time.perf_counter() - began)
             assert asked is not None
-            search._interrupted(asked[0])
+            search._candidates.end(asked[0], "interrupted", TrialState.FAIL)
         info = records.info
     began = time.perf_counter()
     frame = open_study(_NAME, runs, storage).trials()
