@@ -537,7 +537,8 @@ class Search:
             trial.set_user_attr("seconds", result["seconds"])
             if self._artifacts is not None:
                 self._artifacts.keep(trial_folder(self.options.runs, self.name, trial.number), trial)
-            self._study.tell(trial, [result["val_accuracy"], attributes["params"], attributes["macs"]])
+            with self._lock():  # at its end the score is on the database's disk
+                self._study.tell(trial, [result["val_accuracy"], attributes["params"], attributes["macs"]])
         except OSError as error:
             self._interrupted(trial)
             raise UserError(

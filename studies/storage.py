@@ -40,6 +40,8 @@ _SESSION = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
     "idle_in_transaction_session_timeout": "120s",
+    # Asking for a network takes some 25 small transactions; the end of a lock sees to it that they have reached the disk.
+    "synchronous_commit": "off",
 }
 
 
@@ -175,7 +177,8 @@ def database_lock(url: str, name: str) -> Callable[[], Any]:
     """A function that gives a block which one process at a time is in, of all that use this database and name.
 
     It is PostgreSQL's advisory lock, held by a transaction: the server lets go of it when the process or its machine dies. Where the
-    connection breaks within the block, its end raises one of `DATABASE_ERRORS`: what was done in it may not have been done alone.
+    connection breaks within the block, its end raises one of `DATABASE_ERRORS`: what was done in it may not have been done alone. At its end all
+    that was written before is on the database's disk.
     """
     engine: Engine = create_engine(database_url(url), **_engine_options(_SESSION), pool_size=1)
     key = int.from_bytes(hashlib.sha256(f"dssdn {name}".encode()).digest()[:8], "big", signed=True)
@@ -185,7 +188,10 @@ def database_lock(url: str, name: str) -> Callable[[], Any]:
         with engine.begin() as connection:
             connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": key})
             yield
-            connection.execute(text("select 1"))
+            connection.execute(text("set local synchronous_commit = on"))
+            connection.execute(
+                text("select pg_current_xact_id()")
+            )  # one that changes something: its end waits for the disk
 
     return locked
 
