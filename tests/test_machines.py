@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import http.server
 import json
 import random
 import shutil
@@ -18,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import optuna
 import pandas as pd
@@ -30,8 +31,9 @@ from conftest import tiny_arguments
 from benchmarks.stand_in import no_estimate, open_empty_pool, postgresql, sleep_instead_of_training, write_noise
 from search_space.errors import UserError
 from search_space.presets import PRESETS
-from studies import list_studies, open_study
+from studies import export, list_studies, open_study
 from studies import run as studies_run
+from studies.artifacts import Artifacts
 from studies.owners import owner
 from studies.search import Search, SearchOptions, Told
 from studies.storage import database_lock, database_url
@@ -371,9 +373,79 @@ def test_a_trial_of_another_machine_is_fetched_from_the_artifacts(
         assert torch.equal(here.model(0)(logmel_BCTF), there.model(0)(logmel_BCTF))
     for name in ("run.json", "metrics.jsonl", "predictions-val.npz", "provenance.json"):
         assert (here.run(0).path / name).read_bytes() == (there.run(0).path / name).read_bytes()
+    shutil.rmtree(tmp_path / "there" / "tiny" / "trials")
+    assert (
+        export.main([str(there.path / "trials" / "00000"), "--to", "card"]) == 0
+    )  # fetches it for every other command
+    assert (there.path / "trials" / "00000" / "weights.safetensors").exists()
     shutil.rmtree(tmp_path / "here")
     shutil.rmtree(kept)
     with pytest.raises(UserError, match=r"trial 0 can not be fetched from .*artifacts"):
         here.run(0)
     with pytest.raises(UserError, match=r"artifacts: .*, now"):
         studies_run.main([*arguments, "--storage", database, "--artifacts", str(tmp_path / "other")])
+
+
+class _Bucket(http.server.BaseHTTPRequestHandler):
+    """The two calls of S3 that keeping and fetching make."""
+
+    kept: ClassVar[dict[str, bytes]] = {}
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Content-Encoding") == "aws-chunked":
+            size, _, rest = body.partition(b"\r\n")
+            body = rest[: int(size.split(b";")[0], 16)]
+        self.kept[self.path] = body
+        self._answer(200, b"")
+
+    def do_GET(self) -> None:
+        found = self.kept.get(self.path)
+        self._answer(404 if found is None else 200, found or b"<Error><Code>NoSuchKey</Code></Error>")
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class TestArtifacts:
+    def test_s3_keeps_below_its_prefix_and_gives_back(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Bucket)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for key, value in {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+            "AWS_ACCESS_KEY_ID": "x",
+            "AWS_SECRET_ACCESS_KEY": "y",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(key, value)
+        try:
+            store = Artifacts("s3://bucket/some/prefix")
+            study = optuna.create_study()
+            trial = study.ask()
+            folder = tmp_path / "00000"
+            folder.mkdir()
+            (folder / "run.json").write_text('{"trial": 0}')
+            (folder / "log.txt").write_text("not kept")
+            store.keep(folder, trial)
+            assert [path.rsplit("/", 1)[0] for path in _Bucket.kept] == ["/bucket/some/prefix"]
+            assert store.fetch(tmp_path / "back", study.trials[0], study._storage)
+            assert [path.name for path in (tmp_path / "back").iterdir()] == ["run.json"]
+            assert (tmp_path / "back" / "run.json").read_text() == '{"trial": 0}'
+            _Bucket.kept.clear()
+            with pytest.raises(UserError, match=r"trial 0 can not be fetched from s3://bucket/some/prefix"):
+                store.fetch(tmp_path / "again", study.trials[0], study._storage)
+            assert not (tmp_path / "again").exists()
+        finally:
+            server.shutdown()
+            server.server_close()
+
+    def test_other_places_are_refused(self) -> None:
+        for place, words in (("s3:///x", "names a bucket"), ("gs://bucket", "a folder or s3://bucket/prefix")):
+            with pytest.raises(UserError, match=words):
+                Artifacts(place)
