@@ -198,6 +198,7 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         options = self.options
         with ExitStack() as stack:
+            stack.enter_context(_database_named())
             self._check_place()
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -365,8 +366,8 @@ class Search:
     def _reap(self, pending: Pending) -> None:
         """Queue again what dead processes left under way.
 
-        A process of this machine is looked for. One of another is dead when the database has not heard of it for `GRACE` heartbeats, by its own
-        clock, and not for two more while this process could reach it: after a pause of the database all may look dead.
+        A process of this machine is looked for. Any other is dead when the database has not heard of it for `GRACE` heartbeats, by its own
+        clock, and not for two more while this process could reach it: after a pause of the database all look dead for a moment.
         """
         ours = {trial._trial_id for trial, _ in pending.values()}
         with self._lock():  # where every living trial has an owner
@@ -382,9 +383,8 @@ class Search:
             if owner is None or owners.is_own(owner) or not self.shared:
                 dead = True
             else:
-                living = owners.alive(owner)
-                waited = seen_s - self._stale.get(trial_id, seen_s) >= 2 * self.options.heartbeat
-                dead = living is False or (living is None and waited)
+                silent_s = seen_s - self._stale.get(trial_id, seen_s)
+                dead = owners.alive(owner) is False or silent_s >= 2 * self.options.heartbeat
             if dead:
                 self._say(f"trial {trial.number} was left behind by a process that died; its network is queued again")
                 self._interrupted(trial, died=True)
@@ -656,6 +656,20 @@ class Search:
         if self.budget < self.recipe.batch_size:
             raise UserError(f"--budget is at least one batch of {self.recipe.batch_size} clips, not {self.budget}")
         check_train_input(self.train_input, self.input)
+
+
+@contextmanager
+def _database_named() -> Iterator[None]:
+    """A database that breaks off where nobody waits for it is a person's business, not a traceback's."""
+    try:
+        yield
+    except DATABASE_ERRORS as error:
+        if not is_gone(error):
+            raise
+        said = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(
+            f"--storage: the database does not answer ({said}); the same command goes on when it does"
+        ) from error
 
 
 def check_train_input(size: tuple[int, int], full: tuple[int, int]) -> None:

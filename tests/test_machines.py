@@ -327,6 +327,17 @@ class TestDatabase:
             thread.join()
         assert (most, ended) == (1, 20)
 
+    def test_machines_of_other_time_zones_agree_on_who_is_silent(
+        self, noise: Path, tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Heartbeats are in the database's time; Optuna writes them in that of the session."""
+        for zone in ("America/New_York", "Asia/Tokyo"):
+            monkeypatch.setenv("PGTZ", zone)
+            search = stand_in(noise, tmp_path / zone, storage=database)
+            with search.opened():
+                begin_elsewhere(search)
+                assert search._study._storage._get_stale_trial_ids(search._study._study_id) == []
+
     def test_looking_changes_no_row(self, noise: Path, tmp_path: Path, database: str) -> None:
         go(stand_in(noise, tmp_path, storage=database, trials=3))
 
