@@ -16,7 +16,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import LOCK_FILE_SUFFIX
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
 
 from search_space.errors import UserError
@@ -32,10 +32,8 @@ DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)
 """What Optuna and its database raise; `is_gone` tells those that pass."""
 
 _CREATE_TRIAL = 4  # the journal's own number for it
-# A session that dies with its machine, or hangs, is ended by the server within seconds, so its locks do not outlive it; times are the
-# server's and in one zone, whatever the machines' clocks say.
+# A session that dies with its machine, or hangs, is ended by the server within seconds, so its locks do not outlive it.
 _SESSION = {
-    "timezone": "UTC",
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
@@ -149,7 +147,12 @@ def open_storage(
                 return RDBStorage(address, _engine_options(options), skip_table_creation=True)
             grace = None if heartbeat_s is None else GRACE * heartbeat_s
             with database_lock(url, "tables")():  # two machines that come first do not both make them
-                return RDBStorage(address, _engine_options(options), heartbeat_interval=heartbeat_s, grace_period=grace)
+                storage = RDBStorage(
+                    address, _engine_options(options), heartbeat_interval=heartbeat_s, grace_period=grace
+                )
+                event.listen(storage.engine, "connect", _in_universal_time)
+                storage.engine.dispose()  # those that were opened before
+                return storage
     except ImportError as error:
         raise UserError(
             f"--storage postgresql: its driver is not installed ({error}); pip install 'dssdn-explorer[postgres]'"
@@ -194,6 +197,13 @@ def database_lock(url: str, name: str) -> Callable[[], Any]:
             )  # one that changes something: its end waits for the disk
 
     return locked
+
+
+def _in_universal_time(connection: Any, _: object) -> None:
+    """Heartbeats are times of the server's clock in the zone of the session, which a machine's PGTZ would set."""
+    connection.autocommit = True
+    connection.execute("set time zone 'UTC'")
+    connection.autocommit = False
 
 
 def _engine_options(session: dict[str, str]) -> dict[str, Any]:

@@ -333,7 +333,7 @@ class TestDatabase:
         """Heartbeats are in the database's time; Optuna writes them in that of the session."""
         for zone in ("America/New_York", "Asia/Tokyo"):
             monkeypatch.setenv("PGTZ", zone)
-            search = stand_in(noise, tmp_path / zone, storage=database)
+            search = stand_in(noise, tmp_path / zone, storage=database, heartbeat=600)
             with search.opened():
                 begin_elsewhere(search)
                 assert search._study._storage._get_stale_trial_ids(search._study._study_id) == []
