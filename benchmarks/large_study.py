@@ -113,15 +113,16 @@ def without_fsync() -> Iterator[None]:
 def measure(data: Path, runs: Path, storage: str | None, trials: int, space: str, asks: int) -> dict[str, Any]:
     """Seconds of each step."""
     search = make_search(data, runs, storage, trials, space)
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     with search.opened() as records:
         complete = search.complete()
-        opened_s = time.perf_counter() - began
-        asked_s = []
+        opened_s, opened_cpu_s = time.perf_counter() - began, time.process_time() - cpu
+        asked_s, asked_cpu_s = [], []
         for _ in range(asks):
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             asked = search._candidates.next()
             asked_s.append(time.perf_counter() - began)
+            asked_cpu_s.append(time.process_time() - cpu)
             assert asked is not None
             search._candidates.end(asked[0], "interrupted", TrialState.FAIL)
         info = records.info
@@ -139,6 +140,8 @@ def measure(data: Path, runs: Path, storage: str | None, trials: int, space: str
     return {
         "complete": complete,
         "continue_s": opened_s,
+        "continue_cpu_s": opened_cpu_s,
+        "ask_cpu_s": statistics.median(asked_cpu_s),
         "ask_s": statistics.median(asked_s),
         "first_ask_s": asked_s[0],
         "look_s": looked_s,
@@ -187,18 +190,23 @@ def main(argv: list[str] | None = None) -> int:
         "made_up": True,
         "record_s": recorded_s,
         "journal_bytes": size,
+        "load": os.getloadavg()[0],
         **found,
     }
     if options.json:
         json.dump(row, sys.stdout)
         print()
         return 0
-    table = Table("step", "seconds", title=f"{options.trials:,} made-up trials on a {row['storage']}")
+    table = Table(
+        "step", "seconds", title=f"{options.trials:,} made-up trials on a {row['storage']}, load {row['load']:.1f}"
+    )
     for key, name in (
         ("record_s", "recording them"),
         ("continue_s", "opening to go on"),
+        ("continue_cpu_s", "of that, this process at work"),
         ("first_ask_s", "the first ask"),
         ("ask_s", "one ask, median"),
+        ("ask_cpu_s", "of that, this process at work"),
         ("look_s", "opening to look, all trials as a frame"),
         ("front_s", f"the front ({row['front']} networks), with the frame"),
         ("hypervolume_s", "its hypervolume"),
