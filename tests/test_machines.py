@@ -28,6 +28,7 @@ import pytest
 import sqlalchemy
 from conftest import tiny_arguments
 
+from benchmarks import large_study, workers
 from benchmarks.stand_in import no_estimate, open_empty_pool, postgresql, sleep_instead_of_training, write_noise
 from search_space.errors import UserError
 from search_space.presets import PRESETS
@@ -460,3 +461,29 @@ class TestArtifacts:
         for place, words in (("s3:///x", "names a bucket"), ("gs://bucket", "a folder or s3://bucket/prefix")):
             with pytest.raises(UserError, match=words):
                 Artifacts(place)
+
+
+class TestBenchmarks:
+    def test_workers_are_measured_with_the_stand_in(self, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = ["--workers", "2", "--seconds", "0.3", "--each", "2", "--storage", "none", "--json"]
+        assert workers.main(arguments) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert (report["stand_in"], report["stand_in_seconds"]) == (True, 0.3)
+        (row,) = report["cases"]
+        assert (row["storage"], row["machines"], row["workers"], row["complete"]) == ("journal", 1, 2, 4)
+        assert row["efficiency"] == pytest.approx(4 * 0.3 / (2 * row["seconds"]))
+        assert 0 < row["efficiency"] <= 1
+
+    def test_a_study_of_many_trials_is_measured(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert large_study.main(["--trials", "30", "--asks", "1", "--json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert (report["complete"], report["made_up"], report["storage"]) == (30, True, "journal")
+        assert {"continue_s", "ask_s", "front_s"} <= set(report)
+        assert 1 <= report["front"] <= 30
+
+    def test_values_that_can_not_be_are_refused(self) -> None:
+        for arguments in (["--workers", "9"], ["--workers", "many"], ["--seconds", "0"]):
+            with pytest.raises(UserError, match=r"--workers (is|are) "):
+                workers.main(arguments)
+        with pytest.raises(UserError, match="--trials is at least 1"):
+            large_study.main(["--trials", "0"])
