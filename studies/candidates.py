@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import random
-import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import optuna
-import psutil
 from optuna.exceptions import ExperimentalWarning
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search_space.architecture import Architecture
 from search_space.complexity import Cost, count
 from search_space.errors import UserError, unknown
 from search_space.limits import Limits, usage
 from search_space.space import Space
+from studies.owners import owner
 from studies.records import encode, ordered
-from trainers.runs import now
 
 SAMPLERS = ("tpe", "nsga2", "gp", "random")
 
@@ -52,8 +51,8 @@ def make_sampler(name: str, seed: int, workers: int) -> optuna.samplers.BaseSamp
 
 @dataclass(frozen=True)
 class Caps:
-    """What a network may cost at most: params and MACs at the study's `input` (ours), and a challenge's limits, counted as its rules say at
-    `limits_input`, the frames of as much audio as they are for."""
+    """What a network may cost at most: params and MACs at the study's `input` (ours), a challenge's limits, counted as its rules say at
+    `limits_input`, the frames of as much audio as they are for, and `bytes` of params kept as `precision`."""
 
     input: tuple[int, int]
     n_classes: int
@@ -61,6 +60,8 @@ class Caps:
     macs: int | None = None
     limits: Limits | None = None
     limits_input: tuple[int, int] = (0, 0)
+    bytes: int | None = None
+    precision: str = "float16"
 
     def usage(self, architecture: Architecture, cost: Cost | None = None) -> dict[str, float]:
         """The share that a network uses of each cap, by name; more than 1 is too much. `cost` is its cost at `input`, if known."""
@@ -68,6 +69,8 @@ class Caps:
         shares = {
             key: getattr(cost, key) / cap for key in ("params", "macs") if (cap := getattr(self, key)) is not None
         }
+        if self.bytes is not None:
+            shares["bytes"] = cost.param_bytes(self.precision) / self.bytes
         if self.limits is not None:
             counted = usage(count(architecture, self.limits_input, self.n_classes), self.limits)
             shares |= {f"limits_{key}": share for key, share in counted.items()}
@@ -87,6 +90,8 @@ class Caps:
             caps["params"] = self.params, f"--max-params {self.params:,}"
         if self.macs is not None:
             caps["macs"] = self.macs, f"--max-macs {self.macs:,}"
+        if self.bytes is not None:
+            caps["bytes"] = self.bytes, f"--max-bytes {self.bytes:,} of {self.precision} params"
         if (limits := self.limits) is not None:
             caps["limits_param_bytes"] = limits.param_bytes, f"{limits.param_bytes:,} bytes of {limits.dtype} params"
             counted = f"{limits.macs:,} MACs for {limits.seconds:g} s ({limits.convention} counting)"
@@ -106,6 +111,9 @@ class Candidates:
 
     A network over a cap is recorded as PRUNED with its constraint, which
     samplers learn from; a duplicate as FAIL, which they leave out: a copied score would count one training twice.
+
+    `lock` gives the block that one coordinator of the study at a time is in, `on_ask` is called in it with every trial that is asked for.
+    A trial is asked for and its network claimed under the lock; the sampler thinks without it. `full` says that `next` found no room.
     """
 
     study: optuna.Study
@@ -115,48 +123,72 @@ class Candidates:
     caps: Caps
     rng: random.Random
     seen: dict[str, int] = field(default_factory=dict)
+    lock: Callable[[], AbstractContextManager[None]] = nullcontext
+    on_ask: Callable[[Trial], None] = lambda trial: None
+    full: bool = False
 
-    def next(self) -> tuple[Trial, Architecture] | None:
-        """A running trial whose network is new and within the caps, or None when the space has no other one.
+    def next(self, total: int | None = None) -> tuple[Trial, Architecture] | None:
+        """A running trial whose network is new and within the caps, or None when the space has no other one, or when all of `total`
+        trainings are done or under way.
 
         After a duplicate one of its unseen neighbours is tried, or any unseen network when the sampler draws at random anyway.
         """
         misses = 0
+        self.full = False
         while True:
             if misses >= _MISSES_BEFORE_RANDOM:
                 fresh = next(self._unseen(self._anywhere()), None)
                 if fresh is None:
                     return None
                 self.enqueue(fresh)
-            trial = self.study.ask()
+            with self.lock():
+                if total is not None and taken(self.study.get_trials(deepcopy=False)) >= total:
+                    self.full = True
+                    return None
+                with warnings.catch_warnings():
+                    warnings.simplefilter(
+                        "ignore", UserWarning
+                    )  # heartbeats are recorded here, not by Optuna's own loop
+                    trial = self.study.ask()
+                self.on_ask(trial)
+                trial.set_user_attr("owner", owner())
             architecture = self.space.sample(partial(_suggest, trial))
             text = str(architecture)
             cost = count(architecture, self.input, self.n_classes)
-            for key, value in {
-                "architecture": text,
-                "params": cost.params,
-                "macs": cost.macs,
-                "owner": owner(),
-            }.items():
-                trial.set_user_attr(key, value)
+            trial.set_user_attr("params", cost.params)
+            trial.set_user_attr("macs", cost.macs)
             shares = self.caps.usage(architecture, cost)
             for key, share in shares.items():
                 trial.set_constraint(key, share - 1)
             if any(share > 1 for share in shares.values()):
+                trial.set_user_attr("architecture", text)
                 self.end(trial, "over_cap", TrialState.PRUNED)
                 misses += 1
-            elif text in self.seen:
+                continue
+            with self.lock():
+                self.look(besides=trial.number)
+                trial.set_user_attr("architecture", text)  # claimed
+                if text not in self.seen:
+                    self.seen[text] = trial.number
+                    return trial, architecture
                 trial.set_user_attr("same_as", self.seen[text])
                 self.end(trial, "duplicate", TrialState.FAIL)
-                misses += 1
-                if not isinstance(self.study.sampler, optuna.samplers.RandomSampler):
-                    near = self.space.neighbours(architecture)
-                    self.rng.shuffle(near)
-                    if (fresh := next(self._unseen(iter(near)), None)) is not None:
-                        self.enqueue(fresh)
-            else:
-                self.seen[text] = trial.number
-                return trial, architecture
+            misses += 1
+            if not isinstance(self.study.sampler, optuna.samplers.RandomSampler):
+                near = self.space.neighbours(architecture)
+                self.rng.shuffle(near)
+                if (fresh := next(self._unseen(iter(near)), None)) is not None:
+                    self.enqueue(fresh)
+
+    def look(self, besides: int | None = None) -> None:
+        """Learn what all coordinators have trained or are training, but for trial `besides`."""
+        trials = self.study.get_trials(deepcopy=False)
+        again = {trial.user_attrs.get("retry_of") for trial in trials} | {besides}
+        self.seen = {}
+        for trial in trials:
+            text = trial.user_attrs.get("architecture")
+            if text is not None and trial.number not in again and _holds(trial):
+                self.seen.setdefault(text, trial.number)
 
     def enqueue(self, architecture: Architecture, **attributes: Any) -> None:
         """Have this network asked for next, with these attributes on its trial."""
@@ -182,10 +214,21 @@ class Candidates:
         return (network for network in networks if str(network) not in self.seen and self.caps.admits(network))
 
 
-def owner() -> dict[str, Any]:
-    """The process that runs a trial: host, id, start time, and when it asked."""
-    process = psutil.Process()
-    return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time(), "at": now()}
+def taken(trials: list[FrozenTrial]) -> int:
+    """How many trainings of the total are done or under way."""
+    return sum(trial.state == TrialState.RUNNING or trained(trial) for trial in trials)
+
+
+def trained(trial: FrozenTrial) -> bool:
+    """Whether a trial counts towards the total."""
+    return trial.state == TrialState.COMPLETE
+
+
+def _holds(trial: FrozenTrial) -> bool:
+    """Whether nobody else is to train this trial's network: it has been, it is under way, or it failed by itself."""
+    if trial.state in (TrialState.COMPLETE, TrialState.RUNNING):
+        return True
+    return trial.state.is_finished() and trial.user_attrs.get("outcome") not in ("duplicate", "over_cap", "interrupted")
 
 
 def _suggest(trial: Trial, name: str, options: tuple[Any, ...]) -> Any:

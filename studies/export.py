@@ -30,7 +30,7 @@ from rich.console import Console
 
 from search_space.complexity import count_network
 from search_space.errors import UserError, open_console, run_command, unknown
-from studies.records import open_study
+from studies.records import ADDRESS, open_study
 from studies.storage import JOURNAL
 from trainers.metrics import scores
 from trainers.runs import Predictions, Run, provenance, write_atomic
@@ -119,7 +119,9 @@ def _formats(text: str) -> tuple[str, ...]:
 def _study_folder(path: Path, runs: Path) -> Path | None:
     """The folder of the study that the path, or the name below `runs`, is; None when it is none."""
     candidates = (path, runs / path) if len(path.parts) == 1 else (path,)
-    return next((folder for folder in candidates if (folder / JOURNAL).is_file()), None)
+    return next(
+        (folder for folder in candidates if any((folder / name).is_file() for name in (JOURNAL, ADDRESS))), None
+    )
 
 
 def open_run(path: Path, runs: Path) -> Run:
@@ -127,6 +129,9 @@ def open_run(path: Path, runs: Path) -> Run:
 
     Raises: UserError where there is none (naming those that are near), it has no weights, or its record is another program's.
     """
+    study = path.parent.parent
+    if not (path / "run.json").is_file() and path.name.isdigit() and (study / ADDRESS).is_file():
+        open_study(study.name, study.parent).run(int(path.name))  # fetches it where another machine trained it
     if not (path / "run.json").is_file():
         near = [str(found) for found in _near(path, runs)]
         shown = ", ".join(near[:3]) + (f" and {len(near) - 3} more" if len(near) > 3 else "")

@@ -11,7 +11,6 @@ study.model(17)                    # trial 17's network with its weights: raw lo
 from __future__ import annotations
 
 import json
-import socket
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +21,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search_space.errors import UserError
 from search_space.space import get_space
+from studies import owners
 from studies.analysis import front
-from studies.storage import JOURNAL, open_storage
-from trainers.runs import Run, is_study_name, process_alive, study_folder, trial_folder
+from studies.storage import DATABASE_ERRORS, JOURNAL, open_storage
+from trainers.runs import Run, is_study_name, study_folder, trial_folder
 
 if TYPE_CHECKING:
     from torch import nn
+
+ADDRESS = "storage.url"
+"""In a study's folder: which database holds it, without a password."""
 
 STATES = ("complete", "running", "queued", "duplicate", "over_cap", "failed", "interrupted")
 _COLUMNS = (
@@ -89,8 +92,19 @@ class StudyRecords:
         return pd.DataFrame(latest["networks"]).assign(recipe=latest["recipe"], budget=latest["budget"])
 
     def run(self, trial: int) -> Run:
-        """The folder of a trial's training."""
-        return Run(trial_folder(self.path.parent, self.name, trial))
+        """The folder of a trial's training; fetched from the artifact store when another machine trained it.
+
+        Raises `UserError` where the store can not be read.
+        """
+        run = Run(trial_folder(self.path.parent, self.name, trial))
+        place = self.info.get("artifacts")
+        if place and not run.weights_path.exists():
+            trials = self._study.get_trials(deepcopy=False)
+            if trial < len(trials) and trials[trial].state == TrialState.COMPLETE:
+                from studies.artifacts import Artifacts  # boto3, where it is installed, takes a while to import
+
+                Artifacts(place).fetch(run.path, trials[trial], self._study._storage)
+        return run
 
     def model(self, trial: int) -> nn.Sequential:
         """A trial's network with its weights, in eval mode: raw log-mel (B, 1, T, F) at the study's `train_input` to logits (B, K)."""
@@ -100,25 +114,38 @@ class StudyRecords:
 
 
 def open_study(name: str, runs: Path | str = "runs", storage: str | None = None) -> StudyRecords:
-    """The records of the study `runs/<name>`. Raises `UserError` with the known names when there is none."""
+    """The records of the study `runs/<name>`, or of that name in the PostgreSQL at `storage`, which is opened read-only.
+
+    Without `storage` the study's folder says where its trials live. Raises `UserError` with the known names when there is none.
+    """
     path = study_folder(runs, name)
     if storage is None and not (path / JOURNAL).exists():
-        raise UserError(
-            f"no study {name!r} in {runs}; known: {list_studies(runs)}; `python -m studies.run --study {name}` makes one"
-        )
+        if not (path / ADDRESS).exists():
+            raise UserError(
+                f"no study {name!r} in {runs}; known: {list_studies(runs)}; `python -m studies.run --study {name}` makes one"
+            )
+        storage = (path / ADDRESS).read_text("utf-8").strip()
     try:
-        study = optuna.load_study(study_name=name, storage=open_storage(path, storage))
+        study = optuna.load_study(study_name=name, storage=open_storage(path, storage, looking=True))
+        attributes = study.user_attrs
     except KeyError as error:
         raise UserError(f"the storage holds no study {name!r}") from error
-    if "provenance" not in study.user_attrs:
+    except DATABASE_ERRORS as error:
+        raise UserError(f"--storage: the database does not answer ({type(error).__name__})") from error
+    if "provenance" not in attributes:
         raise UserError(f"study {name!r} was not made by studies.run, or was stopped before it began")
     return StudyRecords(name, path, study)
 
 
 def list_studies(runs: Path | str = "runs") -> list[str]:
     """Names of the studies in a folder, the most recently changed one first."""
-    found = [path.parent for path in Path(runs).glob(f"*/{JOURNAL}") if is_study_name(path.parent.name)]
-    return [path.name for path in sorted(found, key=lambda path: (path / JOURNAL).stat().st_mtime, reverse=True)]
+    found = {
+        path.parent: path.stat().st_mtime
+        for file in (ADDRESS, JOURNAL)
+        for path in Path(runs).glob(f"*/{file}")
+        if is_study_name(path.parent.name)
+    }
+    return [path.name for path in sorted(found, key=lambda path: found[path], reverse=True)]
 
 
 def trial_row(trial: FrozenTrial, choices: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
@@ -147,9 +174,7 @@ def trial_state(trial: FrozenTrial) -> str:
 def trial_alive(trial: FrozenTrial) -> bool:
     """Whether a running trial's process may still live: it does on this machine, or it is another machine's."""
     owner = trial.user_attrs.get("owner")
-    if owner is None:
-        return False
-    return owner["host"] != socket.gethostname() or process_alive(owner["pid"], owner["started"])
+    return owners.alive(owner) is not False and not owners.restarted(owner)
 
 
 def ordered(options: tuple[Any, ...]) -> bool:

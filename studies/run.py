@@ -28,6 +28,7 @@ from trainers.datasets import DEFAULT_FOLD
 from trainers.opening import bars, open_data
 
 _FRONT_ROWS = 30
+_FAILED_ROWS = 10
 _COUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)([kKmMgG]?)")
 _FACTOR = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -47,7 +48,11 @@ def main(argv: list[str] | None = None) -> int:
     chosen = SearchOptions(**options)
     began = time.monotonic()
     dataset, features = open_data(console, source, subset, fold)
-    search = Search(chosen, dataset, features)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    search = Search(chosen, dataset, features, say=say)
     with search.opened() as records:
         _introduce(console, search)
         interrupted = False
@@ -95,7 +100,21 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--storage",
         metavar="URL",
-        help="a database instead of the journal in the study's folder (the page shows studies with a journal)",
+        help="postgresql://user@host/database instead of the journal in the study's folder: the same command on any number of machines "
+        "joins the study",
+    )
+    add(
+        "--artifacts",
+        metavar="PLACE",
+        help="with --storage: a folder or s3://bucket/prefix that keeps the files of every run for the other machines (default: they stay "
+        "in --runs)",
+    )
+    add(
+        "--heartbeat",
+        type=int,
+        default=defaults.heartbeat,
+        metavar="SECONDS",
+        help="how often a machine shows that it lives; silent for six times as long it counts as dead (default: 10)",
     )
     add(
         "--space",
@@ -130,7 +149,22 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="a challenge's limits as hard caps, counted by its rules: dcase2024 (128,000 bytes, 30 MMACs for 1 s)",
     )
-    add("--precision", help="what params are kept as under --limits: float32, float16 or int8 (default: float16)")
+    add(
+        "--max-bytes",
+        type=count_of,
+        metavar="N",
+        help="likewise, of params kept as --precision (128k)",
+    )
+    add(
+        "--precision",
+        help="what params are kept as under --limits and --max-bytes: float32, float16 or int8 (default: float16)",
+    )
+    add(
+        "--retry-failed",
+        action="store_true",
+        help="train again what failed by itself (diverged, out of memory, killed too often)",
+    )
+    add("--accept-code", action="store_true", help="go on with a study that other code has made")
     add("--config", type=Path, metavar="FILE.toml", help="any of these options as keys; flags win")
     add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
     return parser
@@ -205,7 +239,7 @@ def _share(search: Search) -> str:
 
 def _run(console: Console, search: Search, records: StudyRecords) -> str | None:
     best = records.trials()["val_accuracy"].max()
-    state = {"done": 0, "best": 0.0 if pd.isna(best) else float(best), "began": time.monotonic()}
+    state = {"here": 0.0, "best": 0.0 if pd.isna(best) else float(best), "began": time.monotonic()}
     with bars(console) as progress:
         bar = progress.add_task("estimating", total=search.options.trials)
 
@@ -222,13 +256,14 @@ def _run(console: Console, search: Search, records: StudyRecords) -> str | None:
 
         def on_told(told: Told) -> None:
             if told.val_accuracy is None:
-                console.print(f"trial {told.trial}  {told.architecture}  {(told.error or '').splitlines()[0]}")
+                line = f"trial {told.trial}  {told.architecture}  {(told.error or '').splitlines()[0]}"
+                console.print(line, style="bold red", markup=False, soft_wrap=True)
                 return
-            state["done"] += 1
             state["best"] = max(state["best"], told.val_accuracy)
             elapsed = time.monotonic() - state["began"]
-            complete = (progress.tasks[bar].completed or 0) + 1
-            left = elapsed / state["done"] * (search.options.trials - complete)
+            before, complete = progress.tasks[bar].completed or 0, search.complete()
+            state["here"] += complete - before  # with the trials of other machines
+            left = elapsed / max(1, state["here"]) * (search.options.trials - complete)
             front = len(records.front())
             status = f"best {state['best']:.1%}  front {front}  {duration(left)} left"
             progress.update(bar, completed=complete, description=status)
@@ -258,6 +293,10 @@ def _summary(search: Search, records: StudyRecords, seconds: float) -> dict[str,
         "hypervolume": hypervolume_of(trials, info["reference_point"]),
         "reference_point": info["reference_point"],
         "seconds": round(seconds, 1),
+        "failed": [
+            {"trial": row["trial"], "architecture": row["architecture"], "error": str(row["error"]).splitlines()[0]}
+            for row in trials[trials["state"] == "failed"].to_dict("records")
+        ],
         "front": front[["trial", "architecture", "val_accuracy", "params", "macs"]].to_dict("records"),
     }
 
@@ -294,6 +333,14 @@ def _print_front(console: Console, records: StudyRecords, summary: dict[str, Any
         console.print(f"and {len(front) - _FRONT_ROWS} more in {records.path / 'front.csv'}")
     states = ", ".join(f"{number} {state.replace('_', ' ')}" for state, number in summary["trials"].items())
     console.print(f"trials: {states}; hypervolume {summary['hypervolume']:.4f}; {duration(summary['seconds'])}")
+    for failed in summary["failed"][:_FAILED_ROWS]:
+        console.print(
+            f"failed: trial {failed['trial']}  {failed['architecture']}  {failed['error']}",
+            markup=False,
+            soft_wrap=True,
+        )
+    if summary["failed"]:
+        console.print(f"{len(summary['failed'])} failed by themselves; --retry-failed trains them again")
     runs = records.path.parent
     elsewhere = "" if runs == SearchOptions.runs else f" --runs {shlex.quote(str(runs))}"
     page = f" --{elsewhere}" if elsewhere else ""

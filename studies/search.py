@@ -1,25 +1,32 @@
 """A study: ask for a network, train it for a short budget in a worker process, tell what came of it.
 
-One process asks and tells, so that the total is exact, no network is trained twice, and the journal has one writer; the workers only train.
+One process a machine asks and tells, its workers only train. A journal has one such process, a database any number: the total is exact and
+no network is trained twice, because a trial is asked for and its network claimed by one process at a time. What a process or a worker that
+died left behind is found by the others and queued again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import random
+import re
+import socket
+import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -29,15 +36,20 @@ from search_space.errors import UserError, unknown
 from search_space.limits import get_limits
 from search_space.presets import PRESETS
 from search_space.space import get_space
-from studies.candidates import SAMPLERS, Candidates, Caps, make_sampler
-from studies.records import StudyRecords, trial_alive, trial_state
-from studies.storage import mend_journal, open_storage
+from studies import owners
+from studies.candidates import SAMPLERS, Candidates, Caps, make_sampler, trained
+from studies.code import code_digest
+from studies.crew import Crew
+from studies.interrupts import Interrupts
+from studies.owners import HEARTBEAT_S, Heart
+from studies.records import ADDRESS, StudyRecords
+from studies.storage import DATABASE_ERRORS, JOURNAL, database_lock, is_gone, mend_journal, open_storage
 from trainers.config import default_budget, default_train_input, get_recipe
 from trainers.datasets import Dataset
 from trainers.features import Features
 from trainers.inputs import data_record
 from trainers.loop import Diverged, Stopped
-from trainers.runs import available_cores, check_seed, held, provenance, study_folder, trial_folder
+from trainers.runs import available_cores, check_seed, held, provenance, study_folder, trial_folder, write_atomic
 from trainers.workers import (
     WorkerTask,
     default_workers,
@@ -49,8 +61,18 @@ from trainers.workers import (
 
 _DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE, StudyDirection.MINIMIZE]
 _METRICS = ["val_accuracy", "params", "macs"]
-_FAILURES_IN_A_ROW = 5
-_BROKEN_POOLS = 10
+_FIRST_FAILURES = 5
+MOST_DEATHS = 10
+"""So often is a network queued again after its worker died."""
+
+# Assumed: how long a database may be away before a machine gives up, and how long while it is being stopped.
+_PATIENCE_S, _LAST_PATIENCE_S = 3600.0, 10.0
+_LOOK_S = 2.0
+_ESTIMATES = 3
+_WORKERS = 8  # may always be asked for, whatever the cores: they only get slower
+_CAPS = ("max_params", "max_macs", "max_bytes", "precision", "limits")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,8 +92,13 @@ class SearchOptions:
     train_input: tuple[int, int] | None = None
     max_params: int | None = None
     max_macs: int | None = None
+    max_bytes: int | None = None
     limits: str | None = None
     precision: str | None = None
+    artifacts: str | None = None
+    heartbeat: int = HEARTBEAT_S
+    retry_failed: bool = False
+    accept_code: bool = False
 
     def __post_init__(self) -> None:
         """Check what needs no data. Raises `UserError`."""
@@ -83,10 +110,15 @@ class SearchOptions:
         get_space(self.space)
         if self.limits is not None:
             get_limits(self.limits)
-        if self.precision is not None and (self.limits is None or self.precision not in BYTES):
-            raise UserError(f"--precision is one of {sorted(BYTES)}, with --limits; got {self.precision!r}")
+        capped = self.limits is not None or self.max_bytes is not None
+        if self.precision is not None and (not capped or self.precision not in BYTES):
+            raise UserError(
+                f"--precision is one of {sorted(BYTES)}, with --limits or --max-bytes; got {self.precision!r}"
+            )
+        if self.heartbeat < 1:
+            raise UserError(f"--heartbeat is at least 1 second, not {self.heartbeat}")
         devices = shared_devices(self.device)
-        most = max(available_cores(), len(devices))
+        most = max(_WORKERS, available_cores(), len(devices))
         if self.workers is not None and not 1 <= self.workers <= most:
             raise UserError(f"--workers is 1 to {most}, what this machine has room for, not {self.workers}")
         if self.study is not None:
@@ -110,11 +142,23 @@ class Search:
     """A study on a data set, opened or continued. `run` trains until the total is reached; what is finished stays.
 
     Raises `UserError` before any training when an option breaks a rule, no architecture meets the caps, the study was made on something else,
-    or another process is running it.
+    or another process is running it. `say` hears what a person should know on the way. `train`, `measure` and `open_pool` are what a worker
+    does, how its pace is measured, and how it is started (`trainers.workers`): a benchmark of the machinery puts stand-ins in their place.
     """
 
-    def __init__(self, options: SearchOptions, dataset: Dataset, features: Features) -> None:
+    def __init__(
+        self,
+        options: SearchOptions,
+        dataset: Dataset,
+        features: Features,
+        *,
+        say: Callable[[str], None] = lambda line: None,
+        train: Callable[[str, str, dict[str, Any]], dict[str, Any]] = train_candidate,
+        measure: Callable[[list[str]], float] = measure_candidate,
+        open_pool: Callable[..., tuple[ProcessPoolExecutor, Event]] = worker_pool,
+    ) -> None:
         self.options = options
+        self._say, self._train, self._measure, self._open_pool = say, train, measure, open_pool
         self.space = get_space(options.space)
         self.n_classes = len(dataset.classes)
         self.input = features.size
@@ -134,37 +178,75 @@ class Search:
         self.limits = limits
         frames = features.front_end.frames(limits.seconds) if limits else 0
         self._caps = Caps(
-            self.input, self.n_classes, options.max_params, options.max_macs, limits, (frames, self.input[1])
+            *(self.input, self.n_classes, options.max_params, options.max_macs, limits, (frames, self.input[1])),
+            bytes=options.max_bytes,
+            precision=options.precision or "float16",
         )
         self._check_options()
         self._caps.check(self.space)
-        self._failures = 0
+        self.shared = options.storage is not None
+        self._failures = self._successes = self._deaths = 0
+        self._stale: dict[int, float] = {}
+        self._looked_s = 0.0
+        self._interrupts = Interrupts()
 
     # ---- the study
 
     @contextmanager
     def opened(self) -> Iterator[StudyRecords]:
-        """The study, locked for this process, with its presets queued and what a killed process left behind queued again."""
+        """The study, locked for this process where it is a journal, with its presets queued and what was left behind queued again."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.path.mkdir(parents=True, exist_ok=True)
-        busy = f"study {self.name!r} is being run by another process; wait for it, end it, or name another with --study"
-        with held(self.path / "lock", busy):
-            mend_journal(self.path)
-            self._study = optuna.create_study(
-                study_name=self.name,
-                storage=open_storage(self.path, self.options.storage),
-                directions=_DIRECTIONS,
-                load_if_exists=True,
+        options = self.options
+        with ExitStack() as stack:
+            stack.enter_context(_database_named())
+            self._check_place()
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock: Callable[[], AbstractContextManager[None]] = nullcontext
+            lock_file = self.path / "lock"
+            if options.storage is None:
+                busy = f"study {self.name!r} is being run by another process; wait for it, end it, or name another with --study"
+                stack.enter_context(held(lock_file, busy))
+                for line in mend_journal(self.path):
+                    self._say(line)
+            storage = open_storage(self.path, options.storage, heartbeat_s=options.heartbeat)
+            if options.storage is not None:
+                self._lock = database_lock(options.storage, f"study {self.name}")
+            self._heart = Heart(
+                options.heartbeat,
+                (lambda trial_id: self._study._storage.record_heartbeat(trial_id)) if self.shared else (lambda _: None),  # type: ignore[attr-defined]
+                (lambda: None) if self.shared else (lambda: os.utime(lock_file)),
             )
-            trials = self._study.get_trials(deepcopy=False)
-            seed = self.options.seed + len(trials)  # a continued study draws new numbers
-            self._study.sampler = make_sampler(self.options.sampler, seed, self.workers)
-            self._candidates = Candidates(
-                self._study, self.space, self.input, self.n_classes, self._caps, random.Random(seed)
-            )
-            self._agree()
-            self._recover(trials)
+            with self._lock():
+                self._study = optuna.create_study(
+                    study_name=self.name, storage=storage, directions=_DIRECTIONS, load_if_exists=True
+                )
+                trials = self._study.get_trials(deepcopy=False)
+                seed = options.seed + len(trials)  # a continued study draws new numbers
+                if self.shared:  # and so does every machine
+                    seed += zlib.crc32(f"{owners.machine()} {socket.gethostname()} {os.getpid()}".encode())
+                self._study.sampler = make_sampler(options.sampler, seed % 2**32, 2 if self.shared else self.workers)
+                self._candidates = Candidates(
+                    *(self._study, self.space, self.input, self.n_classes, self._caps, random.Random(seed)),
+                    lock=self._lock,
+                    on_ask=lambda trial: self._heart.add(trial._trial_id),
+                )
+                self._agree()
+                if options.retry_failed:
+                    self._retry_failed(trials)
+            if options.storage is not None:
+                address = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1@", options.storage)  # without its password
+                write_atomic(self.path / ADDRESS, lambda file: file.write(f"{address}\n".encode()))
+            self._recover(trials, lock_file)
+            stack.enter_context(self._heart.beating())
             yield StudyRecords(self.name, self.path, self._study)
+
+    def _check_place(self) -> None:
+        """Raises `UserError` when the study's folder says that its trials live elsewhere."""
+        if self.shared and (self.path / JOURNAL).exists():
+            raise UserError(f"{self.path} holds a study with a journal; leave --storage out, or name another study")
+        if not self.shared and (self.path / ADDRESS).exists():
+            address = (self.path / ADDRESS).read_text("utf-8").strip()
+            raise UserError(f"study {self.name!r} lives in a database; add --storage {address}, or name another study")
 
     def _agree(self) -> None:
         """Write down what the study is about, or check that it is still about that."""
@@ -180,17 +262,23 @@ class Search:
             "seed": self.options.seed,
             "max_params": self.options.max_params,
             "max_macs": self.options.max_macs,
+            "max_bytes": self.options.max_bytes,
+            "precision": self._caps.precision if self.options.max_bytes else None,
             "limits": self.limits._asdict() if self.limits else None,
             "reference_point": {
                 "accuracy": 1 / self.n_classes,
                 "log10_params": round(math.log10(largest_params), 6),
                 "log10_macs": round(math.log10(largest_macs), 6),
             },
+            "heartbeat_s": self.options.heartbeat if self.shared else None,
+            "artifacts": self._artifacts_place(),
+            "code": code_digest(),
             "provenance": provenance(),
         }
         then = self._study.user_attrs
         if "provenance" in then:  # the last attribute to be written
-            keys = ("space", "input", "train_input", "budget", "recipe", "seed", "max_params", "max_macs", "limits")
+            keys = ["space", "input", "train_input", "budget", "recipe", "seed", *_CAPS, "heartbeat_s"]
+            keys += ["artifacts"] if self.options.artifacts is not None else []
             differences = [
                 f"{key}: {_difference(then.get(key), about[key])}" for key in keys if then.get(key) != about[key]
             ]
@@ -203,6 +291,8 @@ class Search:
                     f"study {self.name!r} was made with something else; give the same options, or another --study name. "
                     f"Then and now: {'; '.join(differences)}"
                 )
+            self._agree_on_code(then, about["code"])
+            self._open_artifacts(then.get("artifacts"))
             return
         if any(self.path.glob("trials/*")):
             raise UserError(
@@ -214,17 +304,90 @@ class Search:
         if not self._study.get_trials(deepcopy=False):
             for name, architecture in PRESETS.items():
                 self._candidates.enqueue(architecture, preset=name)
+        self._open_artifacts(about["artifacts"])
         for key, value in about.items():
             self._study.set_user_attr(key, value)
 
-    def _recover(self, trials: list[FrozenTrial]) -> None:
-        """Remember what has been trained; queue again what a killed process left running."""
+    def _agree_on_code(self, then: dict[str, Any], code: str) -> None:
+        """Raises `UserError` when the code that decides results has changed, unless that is accepted.
+
+        Refused and not just warned of: scores of two codes in one front can not be told apart afterwards, and nobody reads the warnings of a
+        machine that joins by itself.
+        """
+        before = then.get("code")
+        if before == code:
+            return
+        revision = then["provenance"].get("git")
+        said = "not recorded" if before is None else before[:12]
+        if not self.options.accept_code:
+            raise UserError(
+                f"study {self.name!r} was made by other code of search_space and trainers (digest {said}, revision {revision}; now "
+                f"{code[:12]}, {provenance()['git']}): its scores may not compare. Go back to that revision, name another --study, or "
+                f"go on in spite of it with --accept-code"
+            )
+        self._say(f"the study goes on with other code: digest {said}, now {code[:12]}")
+        self._study.set_user_attr("code", code)
+
+    def _artifacts_place(self) -> str | None:
+        place = self.options.artifacts
+        return place if place is None or "://" in place else str(Path(place).resolve())
+
+    def _open_artifacts(self, place: str | None) -> None:
+        from studies.artifacts import Artifacts  # boto3, where it is installed, takes a while to import
+
+        self._artifacts = Artifacts(place) if place else None
+
+    def _retry_failed(self, trials: list[FrozenTrial]) -> None:
+        """Queue again what failed by itself and was not queued again since."""
+        again = {trial.user_attrs.get("retry_of") for trial in trials}
         for trial in trials:
-            if trial_state(trial) in ("complete", "failed") and "architecture" in trial.user_attrs:
-                self._candidates.seen.setdefault(trial.user_attrs["architecture"], trial.number)
-        for trial in trials:
-            if trial.state == TrialState.RUNNING and not trial_alive(trial):
-                self._interrupted(trial)
+            failed = trial.state == TrialState.FAIL and trial.user_attrs.get("outcome", "failed") == "failed"
+            if failed and trial.number not in again and trial.params:
+                kept = {key: trial.user_attrs[key] for key in ("preset",) if key in trial.user_attrs}
+                self._study.enqueue_trial(trial.params, {**kept, "retry_of": trial.number})
+
+    def _recover(self, trials: list[FrozenTrial], lock_file: Path) -> None:
+        """Remember what has been trained; queue again what a killed process left running.
+
+        Raises `UserError` when a journal's trial is of another host that shows signs of life: there are file systems that lock nothing.
+        """
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        hosts = {owner["host"] for trial in running if (owner := trial.user_attrs.get("owner"))}
+        elsewhere = sorted(hosts - {socket.gethostname()})
+        if elsewhere and not self.shared:
+            self._say(f"trials under way on {', '.join(elsewhere)}: looking whether it lives")
+            if owners.changes(lock_file, 3 * self.options.heartbeat):
+                raise UserError(
+                    f"study {self.name!r} is being run on {', '.join(elsewhere)}; wait for it, end it, or name another with --study"
+                )
+        self._reap({})
+        self._candidates.look()
+
+    def _reap(self, pending: Pending) -> None:
+        """Queue again what dead processes left under way.
+
+        A process of this machine is looked for. Any other is dead when the database has not heard of it for `GRACE` heartbeats, by its own
+        clock, and not for two more while this process could reach it: after a pause of the database all look dead for a moment.
+        """
+        ours = {trial._trial_id for trial, _ in pending.values()}
+        with self._lock():  # where every living trial has an owner
+            trials = self._study.get_trials(deepcopy=False)
+            running = {trial._trial_id: trial for trial in trials if trial.state == TrialState.RUNNING}
+            silent = set(self._study._storage._get_stale_trial_ids(self._study._study_id)) if self.shared else set()  # type: ignore[attr-defined]
+        seen_s = time.monotonic()
+        self._stale = {trial_id: self._stale.get(trial_id, seen_s) for trial_id in silent}
+        for trial_id, trial in running.items():
+            owner = trial.user_attrs.get("owner")
+            if trial_id in ours:
+                continue
+            if owner is None or owners.is_own(owner) or not self.shared:
+                dead = True
+            else:
+                silent_s = seen_s - self._stale.get(trial_id, seen_s)
+                dead = owners.alive(owner) is False or silent_s >= 2 * self.options.heartbeat
+            if dead:
+                self._say(f"trial {trial.number} was left behind by a process that died; its network is queued again")
+                self._interrupted(trial, died=True)
 
     # ---- training
 
@@ -234,57 +397,87 @@ class Search:
         `on_start` hears the estimated seconds and the number of networks still to train, `on_told` every finished one. To be called inside
         `opened`. On Ctrl-C the networks under way are queued again and `KeyboardInterrupt` goes on up.
         """
-        remaining = self.options.trials - self._complete()
+        remaining = self.options.trials - self.complete()
         if remaining <= 0:
             on_start(0.0, 0)
             return None
-        pool, stop = self._pool()
+        crew = self._crew()
         pending: Pending = {}
-        broken = 0
+        waiting = False
+        self._interrupts.hold()
         try:
-            on_start(self._estimate(pool) * remaining / self.workers, remaining)
+            on_start(self._estimate(crew) * remaining / self.workers, remaining)
             while True:
-                try:
-                    exhausted = self._fill(pool, pending)
-                    if not pending:
-                        trained = f"no other network within the caps was found; {self._complete()} were trained"
-                        return trained if exhausted else None
-                    finished, _ = wait(pending, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        told = self._tell(future, *pending[future])
-                        del pending[future]
-                        broken = 0
-                        on_told(told)
-                except BrokenProcessPool as error:
-                    self._end_pending(pending, on_told)
-                    broken += 1
-                    if broken > _BROKEN_POOLS:
-                        raise UserError(
-                            f"a worker process was killed {broken} times (out of memory?); use fewer --workers"
-                        ) from error
-                    pool.shutdown(wait=False)
-                    pool, stop = self._pool()
+                exhausted = self._patiently(lambda: self._fill(crew, pending))
+                if not pending:
+                    complete, elsewhere = self._patiently(self._standing)
+                    if complete >= self.options.trials:
+                        return None
+                    if not elsewhere and exhausted:
+                        return f"no other network within the caps was found; {complete} were trained"
+                    if elsewhere and not waiting:
+                        self._say(f"nothing left to begin; waiting for {elsewhere} under way elsewhere")
+                    waiting = elsewhere > 0
+                    self._interrupts.rest(min(_LOOK_S, self.options.heartbeat))
+                with self._interrupts.welcome():
+                    finished, _ = wait(pending, timeout=self._look_again_s(), return_when=FIRST_COMPLETED)
+                for future in finished:
+                    asked = pending[future]
+                    told = self._patiently(lambda future=future, asked=asked: self._tell(future, *asked))  # type: ignore[misc]
+                    del pending[future]
+                    crew.done(future)
+                    on_told(told)
+                if self.shared and time.monotonic() - self._looked_s > self.options.heartbeat:
+                    self._patiently(lambda: self._reap(pending))
+                    self._looked_s = time.monotonic()
         except BaseException:
-            stop.set()
+            crew.stop()
             self._end_pending(pending, on_told)
             raise
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            self._interrupts.let_go()
+            crew.close()
 
-    def _fill(self, pool: ProcessPoolExecutor, pending: Pending) -> bool:
+    def _look_again_s(self) -> float | None:
+        """How long to wait for an own training before looking at what other machines do."""
+        return min(_LOOK_S, self.options.heartbeat) if self.shared else None
+
+    def _fill(self, crew: Crew, pending: Pending) -> bool:
         """Give every free worker a network; whether the space has no other one."""
-        while len(pending) < self.workers and self._complete() + len(pending) < self.options.trials:
-            asked = self._candidates.next()
-            if asked is None:
-                return True
-            try:
-                pending[self._submit(pool, *asked)] = asked
-            except BrokenProcessPool:
-                self._interrupted(asked[0])
-                raise
-        return False
+        try:
+            while crew.free():
+                asked = self._candidates.next(self.options.trials)
+                if asked is None:
+                    return not self._candidates.full
+                pending[self._submit(crew, *asked)] = asked
+            return False
+        finally:  # what was asked for in vain is not ours any more
+            self._heart.only(trial._trial_id for trial, _ in pending.values())
 
-    def _submit(self, pool: ProcessPoolExecutor, trial: Trial, architecture: Architecture) -> Future[dict[str, Any]]:
+    def _patiently(self, act: Callable[[], T], for_s: float = _PATIENCE_S) -> T:
+        """What `act` gives, which may be called again: a database that does not answer is waited for, while the workers go on.
+
+        Raises `UserError` when it stays away.
+        """
+        began, pause_s = time.monotonic(), 1.0
+        while True:
+            try:
+                return act()
+            except DATABASE_ERRORS as error:
+                if not is_gone(error):
+                    raise
+                self._stale.clear()
+                away_s = time.monotonic() - began
+                said = str(error.__cause__ or error).splitlines()[0]
+                if away_s > for_s:
+                    raise UserError(
+                        f"the database has not answered for {away_s:.0f} s ({said}); the same command goes on when it does"
+                    ) from error
+                self._say(f"the database does not answer ({said}); asking again in {pause_s:.0f} s, trainings go on")
+                self._interrupts.rest(pause_s)
+                pause_s = min(2 * pause_s, 15.0)
+
+    def _submit(self, crew: Crew, trial: Trial, architecture: Architecture) -> Future[dict[str, Any]]:
         attributes = trial.user_attrs
         config = {
             "kind": "trial",
@@ -304,87 +497,158 @@ class Search:
             "command": provenance()["command"],
         }
         path = trial_folder(self.options.runs, self.name, trial.number)
-        return pool.submit(train_candidate, str(architecture), str(path), config)
+        return crew.submit(self._train, str(architecture), str(path), config)
 
     def _tell(self, future: Future[dict[str, Any]], trial: Trial, architecture: Architecture) -> Told:
-        """Put what became of a training into the study. Raises what ends the study: no disk, a dead worker, one failure after another."""
+        """Put what became of a training into the study; may be called again where the database broke off.
+
+        Raises `UserError` for what ends the study: no disk, workers that die one after the other, nothing but failures.
+        """
         error = future.exception()
         if error is None:
-            result = future.result()
-            trial.set_user_attr("seconds", result["seconds"])
-            attributes = trial.user_attrs
-            self._study.tell(trial, [result["val_accuracy"], attributes["params"], attributes["macs"]])
-            self._failures = 0
-            return Told(trial.number, str(architecture), result["val_accuracy"], None)
+            return self._tell_score(future.result(), trial, architecture)
         if isinstance(error, BrokenProcessPool | OSError | Stopped):
-            self._interrupted(trial)
+            died = isinstance(error, BrokenProcessPool)
+            self._interrupted(trial, died=died)
             if isinstance(error, OSError):
                 raise UserError(
                     f"trial {trial.number} could not be written or read ({error}); mend that, then run the same command again"
                 ) from error
-            if isinstance(error, BrokenProcessPool):
-                raise error
-            return Told(trial.number, str(architecture), None, "interrupted")
+            self._deaths += died
+            if self._deaths > MOST_DEATHS * (self.workers + 1):
+                raise UserError(
+                    f"worker processes were killed {self._deaths} times in a row (out of memory?); use fewer --workers"
+                ) from error
+            return Told(
+                trial.number, str(architecture), None, "its worker died; queued again" if died else "interrupted"
+            )
         message = f"{type(error).__name__}: {error}"
-        trial.set_user_attr("error", message if isinstance(error, Diverged) else f"{message}\n{error.__cause__ or ''}")
-        self._candidates.end(trial, "failed", TrialState.FAIL)
+        self._end_once(trial, message if isinstance(error, Diverged) else f"{message}\n{error.__cause__ or ''}")
         self._failures += 1
-        if self._failures >= _FAILURES_IN_A_ROW:
+        if not self._successes and self._failures >= _FIRST_FAILURES:
             raise UserError(
-                f"{self._failures} trials in a row failed, the last with {message}; their errors are in the study"
+                f"all of the first {self._failures} trials here failed, the last with {message}; their errors are in the study"
             )
         return Told(trial.number, str(architecture), None, message)
+
+    def _tell_score(self, result: dict[str, Any], trial: Trial, architecture: Architecture) -> Told:
+        attributes = self._study._storage.get_trial(trial._trial_id).user_attrs
+        try:
+            trial.set_user_attr("seconds", result["seconds"])
+            if self._artifacts is not None:
+                self._artifacts.keep(trial_folder(self.options.runs, self.name, trial.number), trial)
+            with self._lock():  # at its end the score is on the database's disk
+                self._study.tell(trial, [result["val_accuracy"], attributes["params"], attributes["macs"]])
+        except OSError as error:
+            self._interrupted(trial)
+            raise UserError(
+                f"trial {trial.number} could not be kept ({error}); mend that, then run the same command again"
+            ) from error
+        except (UpdateFinishedTrialError, ValueError):
+            if (
+                self._study._storage.get_trial(trial._trial_id).state != TrialState.COMPLETE
+            ):  # else it was told just before
+                return Told(
+                    trial.number, str(architecture), None, "taken for dead meanwhile; another process trains it"
+                )
+        self._successes, self._deaths = self._successes + 1, 0
+        return Told(trial.number, str(architecture), result["val_accuracy"], None)
+
+    def _end_once(self, trial: Trial | FrozenTrial, error: str) -> None:
+        """Record a trial's own failure, unless it has been ended already."""
+        storage = self._study._storage
+        if not storage.get_trial(trial._trial_id).state.is_finished():
+            storage.set_trial_user_attr(trial._trial_id, "error", error)
+            storage.set_trial_user_attr(trial._trial_id, "outcome", "failed")
+            self._study.tell(trial.number, state=TrialState.FAIL)
 
     def _end_pending(self, pending: Pending, on_told: Callable[[Told], None]) -> None:
         """While stopping: keep what finished in the meantime, queue the rest again."""
         wait(pending, timeout=60)
-        for future, (trial, architecture) in pending.items():
+
+        def end(future: Future[dict[str, Any]], trial: Trial, architecture: Architecture) -> None:
             if self._is_told(trial):
-                continue
+                return
             if future.done() and not future.cancelled() and future.exception() is None:
                 on_told(self._tell(future, trial, architecture))
             else:
                 self._interrupted(trial)
+
+        for future, (trial, architecture) in pending.items():
+            self._patiently(lambda end=end, asked=(future, trial, architecture): end(*asked), _LAST_PATIENCE_S)  # type: ignore[misc]
         pending.clear()
 
-    def _interrupted(self, trial: Trial | FrozenTrial) -> None:
-        """End a trial that nobody trains any more, and queue its network again (as it was queued, if it was)."""
+    def _interrupted(self, trial: Trial | FrozenTrial, died: bool = False) -> None:
+        """End a trial that nobody trains any more, and queue its network again (as it was queued, if it was).
+
+        Queued first: a kill between the two leaves a duplicate, which nobody trains, and not a gap. After `MOST_DEATHS` deaths of its worker it
+        counts as failed.
+        """
         storage = self._study._storage
-        storage.set_trial_user_attr(trial._trial_id, "outcome", "interrupted")
-        self._study.tell(trial.number, state=TrialState.FAIL)
-        seen, architecture = self._candidates.seen, trial.user_attrs.get("architecture")
-        if architecture is not None and seen.get(architecture) == trial.number:
-            del seen[architecture]
-        asked_for = storage.get_trial(trial._trial_id).system_attrs.get("fixed_params")
-        params = asked_for or (trial.params if architecture else None)  # without a name not all choices were made
-        if params and architecture not in seen:
-            kept = {key: trial.user_attrs[key] for key in ("preset",) if key in trial.user_attrs}
-            self._study.enqueue_trial(params, kept)
+        with self._lock():
+            frozen = storage.get_trial(trial._trial_id)
+            if frozen.state.is_finished():
+                return
+            kept: dict[str, Any] = {
+                key: frozen.user_attrs[key] for key in ("preset", "retry_of") if key in frozen.user_attrs
+            }
+            deaths = frozen.user_attrs.get("deaths", 0) + died
+            if deaths > MOST_DEATHS:
+                self._end_once(
+                    frozen,
+                    f"its worker process died {deaths} times while it trained (killed, or out of memory?); --retry-failed tries again",
+                )
+                return
+            architecture, asked_for = frozen.user_attrs.get("architecture"), frozen.system_attrs.get("fixed_params")
+            self._candidates.look(besides=frozen.number)
+            params = asked_for or (frozen.params if architecture else None)  # without a name not all choices were made
+            if params and architecture not in self._candidates.seen:
+                self._study.enqueue_trial(params, {**kept, "deaths": deaths})
+            storage.set_trial_user_attr(frozen._trial_id, "outcome", "interrupted")
+            try:
+                self._study.tell(frozen.number, state=TrialState.FAIL)
+            except (UpdateFinishedTrialError, ValueError):
+                return  # its own process told it in this very moment
 
     def _is_told(self, trial: Trial) -> bool:
         return self._study._storage.get_trial(trial._trial_id).state.is_finished()
 
-    def _complete(self) -> int:
-        return len(self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    def complete(self) -> int:
+        """How many networks count towards the total so far, wherever they were trained."""
+        return self._patiently(self._standing)[0]
+
+    def _standing(self) -> tuple[int, int]:
+        """Networks that count towards the total, and those under way."""
+        trials = self._study.get_trials(deepcopy=False)
+        running = sum(trial.state == TrialState.RUNNING for trial in trials)
+        return sum(map(trained, trials)), running
 
     # ---- workers
 
-    def _pool(self) -> tuple[ProcessPoolExecutor, Event]:
+    def _crew(self) -> Crew:
         task = WorkerTask(self._dataset, self.data["digest"], self.train_input, self.recipe, self.budget, self.threads)
-        return worker_pool(task, self.workers, self.devices)
+        devices = [self.devices[index % len(self.devices)] for index in range(self.workers)]
+        return Crew(lambda device: self._open_pool(task, 1, [device], sharing=self.workers), devices)
 
-    def _estimate(self, pool: ProcessPoolExecutor) -> float:
+    def _estimate(self, crew: Crew) -> float:
         """Seconds a candidate takes when all workers are busy: a few batches of a preset and of random networks."""
         rng = random.Random(0)
         drawn = [self.space.sample(lambda _, options: rng.choice(options)) for _ in range(3)]
         networks = [str(network) for network in (PRESETS["dssdn-middle"], *drawn)]
-        measured = [pool.submit(measure_candidate, networks) for _ in range(self.workers)]
-        try:
-            return sum(future.result() for future in measured) / len(measured)
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process ended while it started (see above; out of memory?); try --workers 1"
-            ) from error
+        for _ in range(_ESTIMATES):
+            measured = [crew.submit(self._measure, networks) for _ in range(self.workers)]
+            with self._interrupts.welcome():
+                wait(measured)
+            for future in measured:
+                crew.done(future)
+            broken = [error for future in measured if (error := future.exception()) is not None]
+            if not broken:
+                return sum(future.result() for future in measured) / len(measured)
+            if not isinstance(broken[0], BrokenProcessPool):
+                raise broken[0]
+        raise UserError(
+            "a worker process ended while it started (see above; out of memory?); try --workers 1"
+        ) from broken[0]
 
     # ---- checks
 
@@ -392,6 +656,20 @@ class Search:
         if self.budget < self.recipe.batch_size:
             raise UserError(f"--budget is at least one batch of {self.recipe.batch_size} clips, not {self.budget}")
         check_train_input(self.train_input, self.input)
+
+
+@contextmanager
+def _database_named() -> Iterator[None]:
+    """A database that breaks off where nobody waits for it is a person's business, not a traceback's."""
+    try:
+        yield
+    except DATABASE_ERRORS as error:
+        if not is_gone(error):
+            raise
+        said = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(
+            f"--storage: the database does not answer ({said}); the same command goes on when it does"
+        ) from error
 
 
 def check_train_input(size: tuple[int, int], full: tuple[int, int]) -> None:

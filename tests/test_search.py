@@ -374,7 +374,10 @@ def test_options_outside_their_range_are_refused(tiny_folder: Path, tmp_path: Pa
         ({"space": "resnet"}, "unknown space 'resnet'; known"),
         ({"study": "../outside"}, "a study's name"),
         ({"limits": "dcase1999"}, r"unknown limits 'dcase1999'; known: \['dcase2024'\]"),
-        ({"precision": "int8"}, r"--precision is one of \['float16', 'float32', 'int8'\], with --limits; got 'int8'"),
+        (
+            {"precision": "int8"},
+            r"--precision is one of \['float16', 'float32', 'int8'\], with --limits or --max-bytes; got 'int8'",
+        ),
         ({"limits": "dcase2024", "precision": "int4"}, "--precision is one of .*got 'int4'"),
     ):
         with pytest.raises(UserError, match=words):

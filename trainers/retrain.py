@@ -210,7 +210,10 @@ def _candidate(
             raise UserError(f"--{name} goes with --architecture; a trial is trained on its study's data")
     run = Run(trial_folder(runs, study, trial))
     if not (run.path / "run.json").exists():
-        raise UserError(f"study {study!r} has no trained trial {trial}: {run.path} holds no run")
+        raise UserError(
+            f"study {study!r} has no trained trial {trial}: {run.path} holds no run. Where another machine trained it and the study keeps "
+            f"artifacts, `python -m studies.export {run.path} --to card` fetches it"
+        )
     return run.config
 
 

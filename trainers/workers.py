@@ -98,13 +98,18 @@ def gpu_workers(free_bytes: list[int], cores: int) -> int:
     return len(free_bytes) * max(1, min(MOST_A_GPU, fit, cores // len(free_bytes)))
 
 
-def worker_pool(task: WorkerTask, workers: int, devices: list[str]) -> tuple[ProcessPoolExecutor, Event]:
-    """Processes that are ready to train candidates, shared out over the devices, and the event that stops them between two batches."""
+def worker_pool(
+    task: WorkerTask, workers: int, devices: list[str], sharing: int | None = None
+) -> tuple[ProcessPoolExecutor, Event]:
+    """Processes that are ready to train candidates, shared out over the devices, and the event that stops them between two batches.
+
+    `sharing` is how many workers share this machine's memory, where that is not this pool alone.
+    """
     context = multiprocessing.get_context("spawn")
     queue, stop = context.Queue(), context.Event()
     for index in range(workers):
         queue.put(devices[index % len(devices)])
-    arguments = (task, workers, queue, stop, os.getpid())
+    arguments = (task, sharing or workers, queue, stop, os.getpid())
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments)
     with _interrupts_ignored():  # a new process inherits that, so Ctrl-C in a terminal ends none while it starts
         for _ in range(workers):
