@@ -11,7 +11,9 @@ from search_space.errors import unknown
 class Recipe:
     """Everything that decides a training but the network, the data, the seed and the length.
 
-    `lr` is the peak learning rate, `schedule` its course over the clips seen, `warm_up` the share of them in which it rises.
+    `lr` is the peak learning rate, `schedule` its course over the clips seen, `warm_up` the share of them in which it rises. The course is
+    run through once for every end in `cycles` (shares of the clips, ascending, the last one 1): at each of them the rate has fallen, so
+    that scores taken there compare with those of the other networks there, and with a score at the end.
     `mixup_alpha` 0 means no mixup; `mixup_schedule` says when batches are mixed ('always', 'without_hesitation'). `roll` shifts each clip in
     time, around its ends. `masks` is the number of masks along each axis (SpecAugment), `mask_width` the most that one mask covers: bins, or
     below 1 a share of the axis. `correction` is the probability that a clip of the commonest recorder is given the mean spectrum of the
@@ -39,6 +41,7 @@ class Recipe:
     mix_style_alpha: float = 0.3
     orthonormal: float = 0.1
     epochs: int = 60
+    cycles: tuple[float, ...] = (1.0,)
 
 
 def short() -> Recipe:
@@ -56,6 +59,14 @@ def short() -> Recipe:
         label_smoothing=0.1,
         roll=True,
     )
+
+
+def rungs() -> Recipe:
+    """The short recipe in cycles that end at the rungs of a study that stops trainings early.
+
+    Source: warm restarts (Loshchilov and Hutter, 2017); chosen by measurement, studies/LOG.md, "Scores at a rung".
+    """
+    return replace(short(), name="rungs", cycles=(1 / 9, 1 / 3, 1.0))
 
 
 def strong() -> Recipe:
@@ -97,7 +108,7 @@ def mixstyle() -> Recipe:
     return replace(strong(), name="mixstyle", mix_style=0.4, mix_style_alpha=0.3)
 
 
-RECIPES = {"short": short, "strong": strong, "paper": paper, "mixstyle": mixstyle}
+RECIPES = {"short": short, "rungs": rungs, "strong": strong, "paper": paper, "mixstyle": mixstyle}
 DEFAULT_RECIPE = "strong"
 """A full retraining's."""
 

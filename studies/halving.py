@@ -1,0 +1,68 @@
+"""Does a training go on? Asynchronous successive halving with several objectives, as a pure function.
+
+A training is scored at rungs: fixed numbers of clips seen. Whoever comes to one is ranked by (val accuracy there, params, MACs) among all
+that ever came to it, and goes on if it stands in the top share. Nobody waits: the first to arrive goes on, and a decision is never taken back.
+
+Source: asynchronous successive halving of the stopping kind (Li et al., MLSys 2020; Klein et al., 2020), ranked as MOASHA ranks (Schmucker
+et al., 2021, arXiv 2106.12639): by non-domination, and within a front by how much a point adds to those before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from studies.analysis import non_dominated
+
+
+class Reached(NamedTuple):
+    """One network at a rung: `val_accuracy` there (0 to 1), and its costs at the study's input."""
+
+    val_accuracy: float
+    params: float
+    macs: float
+
+
+def goes_on(newcomer: Reached, others: Iterable[Reached], keep: float) -> bool:
+    """Whether `newcomer` stands in the top share `keep` of itself and the `others` at the same rung, in whatever order they came.
+
+    The first one does, and whoever is ahead of all others in accuracy. Equals of the newcomer do not count against it.
+    """
+    everyone = np.array([newcomer, *others], dtype=float)
+    return place(everyone) < max(1, math.ceil(keep * len(everyone)))
+
+
+def place(everyone: np.ndarray, newcomer: int = 0) -> int:
+    """How many rows of `everyone` (n, 3: accuracy, params, MACs) stand before the one at `newcomer`: 0 is the best place.
+
+    Fronts come one after the other. Within a front the most accurate comes first, then again and again the one farthest from those
+    already placed (an epsilon-net), costs in decades and every axis scaled to the spread of the whole rung: so what is kept of a front
+    is spread along it. Equal rows share the first place of them.
+    """
+    losses = np.column_stack([-everyone[:, 0], np.log10(everyone[:, 1:])])
+    unique, which = np.unique(losses, axis=0, return_inverse=True)
+    which = which.reshape(-1)
+    counts = np.bincount(which)
+    spread = np.ptp(unique, axis=0)
+    scaled = unique / np.where(spread > 0, spread, 1.0)
+    mine, left, before = which[newcomer], np.arange(len(unique)), 0
+    while True:
+        first = non_dominated(unique[left], np.ones(3, dtype=bool))
+        if mine in left[first]:
+            order = _spread_out(scaled, left[first])
+            return before + int(counts[order[: order.index(mine)]].sum())
+        before += int(counts[left[first]].sum())
+        left = left[~first]
+
+
+def _spread_out(points: np.ndarray, front: np.ndarray) -> list[int]:
+    """The rows `front` of `points`, the most accurate first, then always the one farthest from those before it (of several, the first row)."""
+    order = [int(front[0])]  # rows are sorted by falling accuracy
+    away = np.full(len(front), np.inf)
+    while len(order) < len(front):
+        away = np.minimum(away, np.linalg.norm(points[front] - points[order[-1]], axis=1))
+        order.append(int(front[away.argmax()]))
+    return order
