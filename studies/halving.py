@@ -14,8 +14,12 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+from optuna.trial import FrozenTrial, TrialState
 
 from studies.analysis import non_dominated
+
+KEEP = 1 / 3
+"""The share of the trainings at a rung that go on."""
 
 
 class Reached(NamedTuple):
@@ -56,6 +60,33 @@ def place(everyone: np.ndarray, newcomer: int = 0) -> int:
             return before + int(counts[order[: order.index(mine)]].sum())
         before += int(counts[left[first]].sum())
         left = left[~first]
+
+
+def at_rung(trials: Iterable[FrozenTrial], rung: int) -> dict[int, Reached]:
+    """Those of a study's trials that came to the rung (in clips), by number; of an interrupted one its successor counts."""
+    key = str(rung)
+    return {
+        trial.number: Reached(scores[key], trial.user_attrs["params"], trial.user_attrs["macs"])
+        for trial in trials
+        if trial.state != TrialState.FAIL and key in (scores := trial.user_attrs.get("rungs", {}))
+    }
+
+
+def expected(trials: Iterable[FrozenTrial]) -> dict[int, float]:
+    """The val accuracy (0 to 1) to be expected of every stopped trial, had it gone on, by number: for samplers, never for a front.
+
+    It is the score at the last rung, and what the finished ones gained on average from there on.
+    """
+    trials = list(trials)
+    gains: dict[str, list[float]] = {}
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE:
+            for rung, score in trial.user_attrs.get("rungs", {}).items():
+                gains.setdefault(rung, []).append(trial.values[0] - score)
+    gained = {rung: sum(of) / len(of) for rung, of in gains.items()}
+    stopped = (trial for trial in trials if trial.state == TrialState.PRUNED and trial.user_attrs.get("rungs"))
+    last = ((trial.number, max(trial.user_attrs["rungs"].items(), key=lambda of: int(of[0]))) for trial in stopped)
+    return {number: score + gained.get(rung, 0.0) for number, (rung, score) in last}
 
 
 def _spread_out(points: np.ndarray, front: np.ndarray) -> list[int]:
