@@ -7,14 +7,9 @@ candidates share one seed; what it ended with fully trained is judged by the mea
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import json
 import random
-import sys
-import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -24,15 +19,13 @@ import numpy as np
 import optuna
 import pandas as pd
 from optuna.trial import Trial, TrialState
-from rich.table import Table as Printed
 
 from benchmarks.make_table import SPACE, TABLES
 from search_space.architecture import Architecture
-from search_space.errors import UserError, open_console, run_command, unknown
+from search_space.errors import UserError, unknown
 from studies.analysis import OBJECTIVES, hypervolume_of
 from studies.candidates import Candidates, Caps, make_sampler
 from studies.halving import KEEP, Reached, at_rung, goes_on
-from trainers.runs import available_cores
 
 SAMPLERS = ("random", "tpe", "nsga2")
 _T_95 = 1.96

@@ -19,12 +19,13 @@ from rich.table import Table
 
 from search_space.complexity import parse_input
 from search_space.errors import UserError, open_console, run_command, unknown
-from studies.analysis import hypervolume_of
+from studies.analysis import hypervolume_course, hypervolume_of
 from studies.candidates import SAMPLERS
 from studies.charts import duration, front_figure, write_html
 from studies.records import StudyRecords
 from studies.search import Search, SearchOptions, Told
 from trainers.datasets import DEFAULT_FOLD
+from trainers.loop import rung_clips
 from trainers.opening import bars, open_data
 
 _FRONT_ROWS = 30
@@ -131,6 +132,12 @@ def _parser() -> argparse.ArgumentParser:
         help="a challenge's limits as hard caps, counted by its rules: dcase2024 (128,000 bytes, 30 MMACs for 1 s)",
     )
     add("--precision", help="what params are kept as under --limits: float32, float16 or int8 (default: float16)")
+    add(
+        "--halving",
+        action=argparse.BooleanOptionalAction,
+        default=defaults.halving,
+        help="stop trainings early that stand too low at a rung (default: yes, where the budget has room for rungs)",
+    )
     add("--config", type=Path, metavar="FILE.toml", help="any of these options as keys; flags win")
     add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
     return parser
@@ -189,9 +196,17 @@ def _introduce(console: Console, search: Search) -> None:
         f"{search.n_classes} classes"
     )
     console.print(
-        f"{search.space.size:,} networks in space {search.space.name}; each sees {search.budget:,} clips{_share(search)} at "
+        f"{search.space.size:,} networks in space {search.space.name}; each sees {search.budget:,} clips{_share(search)}{_rungs(search)} at "
         f"{search.train_input[0]}x{search.train_input[1]}; params and MACs count at {search.input[0]}x{search.input[1]} frames x mels"
     )
+
+
+def _rungs(search: Search) -> str:
+    """Where trainings may be stopped."""
+    if not search.halving:
+        return ""
+    *rungs, _ = rung_clips(search.recipe, search.budget)
+    return f", or is stopped at {' or '.join(f'{clips:,}' for clips in rungs)}"
 
 
 def _share(search: Search) -> str:
@@ -224,7 +239,8 @@ def _run(console: Console, search: Search, records: StudyRecords) -> str | None:
                 console.print(f"trial {told.trial}  {told.architecture}  {(told.error or '').splitlines()[0]}")
                 return
             state["done"] += 1
-            state["best"] = max(state["best"], told.val_accuracy)
+            if told.stopped_at is None:
+                state["best"] = max(state["best"], told.val_accuracy)
             elapsed = time.monotonic() - state["began"]
             complete = (progress.tasks[bar].completed or 0) + 1
             left = elapsed / state["done"] * (search.options.trials - complete)
@@ -232,8 +248,9 @@ def _run(console: Console, search: Search, records: StudyRecords) -> str | None:
             status = f"best {state['best']:.1%}  front {front}  {duration(left)} left"
             progress.update(bar, completed=complete, description=status)
             if not console.is_terminal:
+                stopped = "" if told.stopped_at is None else f" at {told.stopped_at:,} clips, stopped"
                 console.print(
-                    f"trial {told.trial}  {told.architecture}  val {told.val_accuracy:.1%}  "
+                    f"trial {told.trial}  {told.architecture}  val {told.val_accuracy:.1%}{stopped}  "
                     f"{complete:.0f}/{search.options.trials}  {status}",
                     soft_wrap=True,
                 )
@@ -245,16 +262,22 @@ def _summary(search: Search, records: StudyRecords, seconds: float) -> dict[str,
     trials = records.trials()
     info = records.info
     front = records.front()
+    counted = trials[trials["state"].isin(["complete", "stopped"])]
+    clips = int(counted["clips"].sum())
+    course = hypervolume_course(trials, info["reference_point"])
     return {
         "study": records.name,
         "data": {key: info["data"][key] for key in ("name", "synthetic", "counts", "digest", "fold")},
         "trials": {str(state): int(number) for state, number in trials["state"].value_counts().items()},
-        "clips_seen": int((trials["state"] == "complete").sum()) * info["budget"],
+        "clips_seen": clips,
+        "clips_saved": len(counted) * info["budget"] - clips,
+        "halving": info.get("halving"),
         "budget": info["budget"],
         "input": info["input"],
         "train_input": info["train_input"],
         "space": info["space"],
         "hypervolume": hypervolume_of(trials, info["reference_point"]),
+        "hypervolume_course": course.to_dict("records"),
         "reference_point": info["reference_point"],
         "seconds": round(seconds, 1),
         "front": front[["trial", "architecture", "val_accuracy", "params", "macs"]].to_dict("records"),
@@ -293,6 +316,13 @@ def _print_front(console: Console, records: StudyRecords, summary: dict[str, Any
         console.print(f"and {len(front) - _FRONT_ROWS} more in {records.path / 'front.csv'}")
     states = ", ".join(f"{number} {state.replace('_', ' ')}" for state, number in summary["trials"].items())
     console.print(f"trials: {states}; hypervolume {summary['hypervolume']:.4f}; {duration(summary['seconds'])}")
+    if summary["halving"]:
+        whole = summary["clips_seen"] + summary["clips_saved"]
+        console.print(
+            f"{summary['clips_seen']:,} clips seen, {summary['clips_saved']:,} saved by stopping early "
+            f"({summary['clips_saved'] / max(1, whole):.0%} of what all of them would have seen)",
+            soft_wrap=True,
+        )
     runs = records.path.parent
     elsewhere = "" if runs == SearchOptions.runs else f" --runs {shlex.quote(str(runs))}"
     page = f" --{elsewhere}" if elsewhere else ""

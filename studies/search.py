@@ -1,6 +1,7 @@
 """A study: ask for a network, train it for a short budget in a worker process, tell what came of it.
 
-One process asks and tells, so that the total is exact, no network is trained twice, and the journal has one writer; the workers only train.
+With halving a training waits at every rung, in its run's folder, while the coordinator decides whether it goes on: it is trained further by
+whichever worker is free, or its trial ends as stopped. One process asks and tells, so that the total is exact, no network is trained twice, and the journal has one writer; the workers only train.
 """
 
 from __future__ import annotations
@@ -30,14 +31,16 @@ from search_space.limits import get_limits
 from search_space.presets import PRESETS
 from search_space.space import get_space
 from studies.candidates import SAMPLERS, Candidates, Caps, make_sampler
+from studies.halving import KEEP, at_rung, goes_on
 from studies.records import StudyRecords, trial_alive, trial_state
 from studies.storage import mend_journal, open_storage
 from trainers.config import default_budget, default_train_input, get_recipe
 from trainers.datasets import Dataset
 from trainers.features import Features
 from trainers.inputs import data_record
-from trainers.loop import Diverged, Stopped
-from trainers.runs import available_cores, check_seed, held, provenance, study_folder, trial_folder
+from trainers.loop import Diverged, Stopped, rung_clips
+from trainers.recorded import drop_checkpoints, move_checkpoint
+from trainers.runs import Run, available_cores, check_seed, held, provenance, study_folder, trial_folder
 from trainers.workers import (
     WorkerTask,
     default_workers,
@@ -72,6 +75,7 @@ class SearchOptions:
     max_macs: int | None = None
     limits: str | None = None
     precision: str | None = None
+    halving: bool | None = None
 
     def __post_init__(self) -> None:
         """Check what needs no data. Raises `UserError`."""
@@ -95,12 +99,14 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class Told:
-    """One finished trial, for whoever shows the progress: `val_accuracy` 0 to 1, or the `error` that ended it."""
+    """One ended trial, for whoever shows the progress: `val_accuracy` 0 to 1, or the `error` that ended it. A trial that was stopped early
+    has the accuracy at its last rung, and that rung's clips in `stopped_at`."""
 
     trial: int
     architecture: str
     val_accuracy: float | None
     error: str | None
+    stopped_at: int | None = None
 
 
 Pending = dict[Future[dict[str, Any]], tuple[Trial, Architecture]]
@@ -120,7 +126,11 @@ class Search:
         self.input = features.size
         self.train_input = default_train_input(self.input) if options.train_input is None else options.train_input
         self.budget = default_budget(self.n_classes) if options.budget is None else options.budget
-        self.recipe = get_recipe("short")
+        halving = options.halving
+        if halving is None:  # a budget too short for rungs has none
+            halving = rung_clips(get_recipe("rungs"), self.budget)[0] >= get_recipe("rungs").batch_size
+        self.halving = halving
+        self.recipe = get_recipe("rungs" if halving else "short")
         self.name = options.study or dataset.name
         self.path = study_folder(options.runs, self.name)
         self.devices = shared_devices(options.device)
@@ -176,7 +186,10 @@ class Search:
             "input": list(self.input),
             "train_input": list(self.train_input),
             "budget": self.budget,
-            "recipe": dataclasses.asdict(self.recipe),
+            "recipe": {**dataclasses.asdict(self.recipe), "cycles": list(self.recipe.cycles)},
+            "halving": {"keep": round(KEEP, 6), "rungs": list(rung_clips(self.recipe, self.budget))}
+            if self.halving
+            else None,
             "seed": self.options.seed,
             "max_params": self.options.max_params,
             "max_macs": self.options.max_macs,
@@ -190,7 +203,18 @@ class Search:
         }
         then = self._study.user_attrs
         if "provenance" in then:  # the last attribute to be written
-            keys = ("space", "input", "train_input", "budget", "recipe", "seed", "max_params", "max_macs", "limits")
+            keys = (
+                "space",
+                "input",
+                "train_input",
+                "budget",
+                "halving",
+                "recipe",
+                "seed",
+                "max_params",
+                "max_macs",
+                "limits",
+            )
             differences = [
                 f"{key}: {_difference(then.get(key), about[key])}" for key in keys if then.get(key) != about[key]
             ]
@@ -220,7 +244,7 @@ class Search:
     def _recover(self, trials: list[FrozenTrial]) -> None:
         """Remember what has been trained; queue again what a killed process left running."""
         for trial in trials:
-            if trial_state(trial) in ("complete", "failed") and "architecture" in trial.user_attrs:
+            if trial_state(trial) in ("complete", "stopped", "failed") and "architecture" in trial.user_attrs:
                 self._candidates.seen.setdefault(trial.user_attrs["architecture"], trial.number)
         for trial in trials:
             if trial.state == TrialState.RUNNING and not trial_alive(trial):
@@ -229,12 +253,12 @@ class Search:
     # ---- training
 
     def run(self, on_start: Callable[[float, int], None], on_told: Callable[[Told], None]) -> str | None:
-        """Train until `trials` distinct networks are complete; why it ended early, or None.
+        """Train until `trials` distinct networks are complete or were stopped early; why it ended before that, or None.
 
         `on_start` hears the estimated seconds and the number of networks still to train, `on_told` every finished one. To be called inside
         `opened`. On Ctrl-C the networks under way are queued again and `KeyboardInterrupt` goes on up.
         """
-        remaining = self.options.trials - self._complete()
+        remaining = self.options.trials - self._trained()
         if remaining <= 0:
             on_start(0.0, 0)
             return None
@@ -247,14 +271,18 @@ class Search:
                 try:
                     exhausted = self._fill(pool, pending)
                     if not pending:
-                        trained = f"no other network within the caps was found; {self._complete()} were trained"
+                        trained = f"no other network within the caps was found; {self._trained()} were trained"
                         return trained if exhausted else None
                     finished, _ = wait(pending, return_when=FIRST_COMPLETED)
                     for future in finished:
-                        told = self._tell(future, *pending[future])
+                        asked = pending[future]
+                        told = self._tell(future, *asked)
                         del pending[future]
                         broken = 0
-                        on_told(told)
+                        if told is None:
+                            self._start(pool, pending, *asked)
+                        else:
+                            on_told(told)
                 except BrokenProcessPool as error:
                     self._end_pending(pending, on_told)
                     broken += 1
@@ -273,16 +301,33 @@ class Search:
 
     def _fill(self, pool: ProcessPoolExecutor, pending: Pending) -> bool:
         """Give every free worker a network; whether the space has no other one."""
-        while len(pending) < self.workers and self._complete() + len(pending) < self.options.trials:
+        while len(pending) < self.workers and self._trained() + len(pending) < self.options.trials:
             asked = self._candidates.next()
             if asked is None:
                 return True
-            try:
-                pending[self._submit(pool, *asked)] = asked
-            except BrokenProcessPool:
-                self._interrupted(asked[0])
-                raise
+            self._adopt(asked[0])
+            self._start(pool, pending, *asked)
         return False
+
+    def _start(self, pool: ProcessPoolExecutor, pending: Pending, trial: Trial, architecture: Architecture) -> None:
+        try:
+            pending[self._submit(pool, trial, architecture)] = trial, architecture
+        except BrokenProcessPool:
+            self._interrupted(trial)
+            raise
+
+    def _adopt(self, trial: Trial) -> None:
+        """Let a new trial go on from the rung to which an interrupted one brought the same network."""
+        for other in reversed(self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))):
+            same = other.user_attrs.get("architecture") == trial.user_attrs["architecture"]
+            if same and "rungs" in other.user_attrs and trial_state(other) == "interrupted":
+                if move_checkpoint(self._run(other.number), self._run(trial.number)):
+                    for key in ("rungs", "seconds"):
+                        trial.set_user_attr(key, other.user_attrs[key])
+                return
+
+    def _run(self, trial: int) -> Run:
+        return Run(trial_folder(self.options.runs, self.name, trial))
 
     def _submit(self, pool: ProcessPoolExecutor, trial: Trial, architecture: Architecture) -> Future[dict[str, Any]]:
         attributes = trial.user_attrs
@@ -303,16 +348,21 @@ class Search:
             "seed": self.options.seed,
             "command": provenance()["command"],
         }
-        path = trial_folder(self.options.runs, self.name, trial.number)
-        return pool.submit(train_candidate, str(architecture), str(path), config)
+        path = self._run(trial.number).path
+        return pool.submit(train_candidate, str(architecture), str(path), config, resume="rungs" in attributes)
 
-    def _tell(self, future: Future[dict[str, Any]], trial: Trial, architecture: Architecture) -> Told:
-        """Put what became of a training into the study. Raises what ends the study: no disk, a dead worker, one failure after another."""
+    def _tell(self, future: Future[dict[str, Any]], trial: Trial, architecture: Architecture) -> Told | None:
+        """Put what became of a training into the study; None when it waits at a rung and is to go on.
+
+        Raises what ends the study: no disk, a dead worker, one failure after another.
+        """
         error = future.exception()
         if error is None:
             result = future.result()
-            trial.set_user_attr("seconds", result["seconds"])
             attributes = trial.user_attrs
+            trial.set_user_attr("seconds", round(attributes.get("seconds", 0.0) + result["seconds"], 2))
+            if result["clips"] < self.budget:
+                return self._at_rung(trial, architecture, result["clips"], result["val_accuracy"])
             self._study.tell(trial, [result["val_accuracy"], attributes["params"], attributes["macs"]])
             self._failures = 0
             return Told(trial.number, str(architecture), result["val_accuracy"], None)
@@ -335,16 +385,33 @@ class Search:
             )
         return Told(trial.number, str(architecture), None, message)
 
+    def _at_rung(self, trial: Trial, architecture: Architecture, rung: int, val_accuracy: float) -> Told | None:
+        """Note the score, and end the trial unless it stands high enough among all that came to the rung."""
+        attributes = trial.user_attrs
+        trial.set_user_attr("rungs", {**attributes.get("rungs", {}), str(rung): val_accuracy})
+        others = at_rung(self._study.get_trials(deepcopy=False), rung)
+        newcomer = others.pop(trial.number)
+        if goes_on(newcomer, others.values(), KEEP):
+            return None
+        self._candidates.end(trial, "stopped", TrialState.PRUNED)
+        run = self._run(trial.number)
+        run.write_status("stopped", **{key: run.status.get(key) for key in ("epoch", "epochs")}, clips_seen=rung)
+        drop_checkpoints(run)
+        self._failures = 0
+        return Told(trial.number, str(architecture), val_accuracy, None, stopped_at=rung)
+
     def _end_pending(self, pending: Pending, on_told: Callable[[Told], None]) -> None:
         """While stopping: keep what finished in the meantime, queue the rest again."""
         wait(pending, timeout=60)
         for future, (trial, architecture) in pending.items():
             if self._is_told(trial):
                 continue
-            if future.done() and not future.cancelled() and future.exception() is None:
-                on_told(self._tell(future, trial, architecture))
-            else:
+            ended = future.done() and not future.cancelled() and future.exception() is None
+            told = self._tell(future, trial, architecture) if ended else None
+            if told is None:
                 self._interrupted(trial)
+            else:
+                on_told(told)
         pending.clear()
 
     def _interrupted(self, trial: Trial | FrozenTrial) -> None:
@@ -364,13 +431,18 @@ class Search:
     def _is_told(self, trial: Trial) -> bool:
         return self._study._storage.get_trial(trial._trial_id).state.is_finished()
 
-    def _complete(self) -> int:
-        return len(self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    def _trained(self) -> int:
+        """Networks that the total counts: complete ones, and those that were stopped early."""
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        return sum(trial_state(trial) in ("complete", "stopped") for trial in trials)
 
     # ---- workers
 
     def _pool(self) -> tuple[ProcessPoolExecutor, Event]:
-        task = WorkerTask(self._dataset, self.data["digest"], self.train_input, self.recipe, self.budget, self.threads)
+        task = WorkerTask(
+            *(self._dataset, self.data["digest"], self.train_input, self.recipe, self.budget, self.threads),
+            pauses=self.halving,
+        )
         return worker_pool(task, self.workers, self.devices)
 
     def _estimate(self, pool: ProcessPoolExecutor) -> float:
@@ -391,6 +463,12 @@ class Search:
     def _check_options(self) -> None:
         if self.budget < self.recipe.batch_size:
             raise UserError(f"--budget is at least one batch of {self.recipe.batch_size} clips, not {self.budget}")
+        first = rung_clips(self.recipe, self.budget)[0]
+        if self.halving and first < self.recipe.batch_size:
+            raise UserError(
+                f"--halving needs a batch of {self.recipe.batch_size} clips up to the first rung, which is at {first} of --budget "
+                f"{self.budget}; give a larger budget, or --no-halving"
+            )
         check_train_input(self.train_input, self.input)
 
 

@@ -256,6 +256,16 @@ def drop_checkpoints(run: Run) -> None:
         (run.path / name).unlink(missing_ok=True)
 
 
+def move_checkpoint(run: Run, to: Run) -> bool:
+    """Have what `resume` goes on from lie in another run's folder, of the same training; whether there was any."""
+    path = run.path / CHECKPOINT
+    if not path.exists():
+        return False
+    to.path.mkdir(parents=True, exist_ok=True)
+    os.replace(path, to.path / CHECKPOINT)
+    return True
+
+
 def _load_checkpoint(run: Run, say: Callable[[str], None]) -> State | None:
     """The last checkpoint, or the previous one where that is refused; None where none was written.
 
