@@ -182,7 +182,8 @@ def _begun(path: Path, about: dict[str, Any]) -> dict[tuple[str, int], dict[str,
         _write_json(beside, about)
         path.write_text(",".join(_columns(about)) + "\n")
     then = json.loads(beside.read_text("utf-8"))
-    different = [key for key in about if then.get(key) != about[key]]
+    # A row holds in a larger space and beside other seeds as well.
+    different = [key for key in about if key not in ("space", "networks", "seeds") and then.get(key) != about[key]]
     if different:
         raise UserError(
             f"{path} was made with something else ({', '.join(different)}); give the same options, or another --name"

@@ -7,10 +7,14 @@ candidates share one seed; what it ended with fully trained is judged by the mea
 
 from __future__ import annotations
 
+import argparse
 import heapq
 import json
 import random
-from dataclasses import dataclass
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -18,17 +22,20 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
+from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
+from rich.table import Table as Printed
 
 from benchmarks.make_table import SPACE, TABLES
 from search_space.architecture import Architecture
-from search_space.errors import UserError, unknown
+from search_space.errors import UserError, open_console, run_command, unknown
 from studies.analysis import OBJECTIVES, hypervolume_of
 from studies.candidates import Candidates, Caps, make_sampler
-from studies.halving import KEEP, Reached, at_rung, goes_on
+from studies.halving import KEEP, at_rung, goes_on
+from trainers.runs import available_cores
 
 SAMPLERS = ("random", "tpe", "nsga2")
-_T_95 = 1.96
+_RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,18 @@ def read_table(name: str, folder: Path = TABLES) -> Table:
     if not path.exists():
         raise unknown("table", name, list_tables(folder))
     about = json.loads(path.with_suffix(".json").read_text("utf-8"))
-    if about["space"]["digest"] != SPACE.digest or "provenance" not in about:
-        raise UserError(f"{path} is not finished, or of another space; make it with python -m benchmarks.make_table")
-    return Table(about, pd.read_csv(path))
+    table = Table(about, pd.read_csv(path))
+    missing = [
+        f"{text} with seed {seed}"
+        for text in map(str, SPACE)
+        for seed in table.seeds
+        if (text, seed) not in table.curves
+    ]
+    if missing:
+        raise UserError(
+            f"{path} lacks {len(missing)} trainings, {missing[0]} for one; python -m benchmarks.make_table goes on with it"
+        )
+    return table
 
 
 def list_tables(folder: Path = TABLES) -> list[str]:
@@ -112,14 +128,15 @@ def replay(
     """A search of `trials` networks by `workers` that take as long for a clip as the table says."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     input, n_classes = tuple(table.about["input"]), table.about["n_classes"]
-    directions = list(OBJECTIVES.values())
+    directions = [StudyDirection[direction.upper()] for direction in OBJECTIVES.values()]
     study = optuna.create_study(directions=directions, sampler=make_sampler(sampler, seed, workers))
     candidates = Candidates(study, SPACE, input, n_classes, Caps(input, n_classes), random.Random(seed))
     data_seed = table.seeds[seed % len(table.seeds)]
     busy: list[
         tuple[float, int, int, Trial, Architecture]
     ] = []  # when a worker is done with a trial, and at which rung it is then
-    started, clips, stopped, clock, finished = 0, 0, 0, 0.0, []
+    started, clips, stopped, clock = 0, 0, 0, 0.0
+    finished: list[str] = []
     stages = range(len(table.rungs)) if halving else range(len(table.rungs) - 1, len(table.rungs))
 
     def train(trial: Trial, network: Architecture, stage: int) -> None:
@@ -143,9 +160,119 @@ def replay(
             continue
         trial.set_user_attr("rungs", {**attributes.get("rungs", {}), str(rung): score})
         others = at_rung(study.get_trials(deepcopy=False), rung)
-        others.pop(trial.number)
-        if goes_on(Reached(score, attributes["params"], attributes["macs"]), others.values(), keep):
+        if goes_on(others.pop(trial.number), others.values(), keep):
             train(trial, network, stage + 1)
         else:
             candidates.end(trial, "stopped", TrialState.PRUNED)
             stopped += 1
+
+
+@dataclass(frozen=True)
+class _Job:
+    table: str
+    folder: Path
+    sampler: str
+    halving: bool
+    seed: int
+    trials: int
+    workers: int
+
+
+def _replayed(job: _Job) -> tuple[int, float, int]:
+    """Clips seen, the hypervolume of what was finished, networks finished."""
+    table = read_table(job.table, job.folder)
+    found = replay(table, job.sampler, job.halving, job.seed, job.trials, job.workers)
+    return found.clips, table.hypervolume(found.finished), len(found.finished)
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the mean of `values` (n,)."""
+    draws = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=30, help="replays of each strategy (default: 30)")
+    parser.add_argument("--trials", type=int, default=50, help="networks in a replay (default: 50)")
+    parser.add_argument("--table", help="one table alone (default: all of them)")
+    parser.add_argument(
+        "--tables", type=Path, default=TABLES, metavar="DIR", help="where tables lie (default: benchmarks/tables)"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="workers of a replayed study (default: 2)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
+    options = parser.parse_args(argv)
+    for name in ("seeds", "trials", "workers"):
+        if (value := getattr(options, name)) < 1:
+            raise UserError(f"--{name} is at least 1, not {value}")
+    console = open_console(stderr=options.json)
+    names = [options.table] if options.table else list_tables(options.tables)
+    tables = {name: read_table(name, options.tables) for name in names}
+    jobs = [
+        _Job(name, options.tables, sampler, halving, seed, options.trials, options.workers)
+        for name in names
+        for sampler in SAMPLERS
+        for halving in (False, True)
+        for seed in range(options.seeds)
+    ]
+    began = time.monotonic()
+    with ProcessPoolExecutor(available_cores()) as pool:
+        results = dict(zip(jobs, pool.map(_replayed, jobs, chunksize=options.seeds), strict=True))
+    rows = []
+    for start in range(0, len(jobs), options.seeds):
+        of = jobs[start : start + options.seeds]
+        clips, volumes, finished = np.array([results[job] for job in of]).T
+        without = [results[replace(job, halving=False)] for job in of]
+        rows.append(
+            {
+                "table": of[0].table,
+                "name": of[0].sampler,
+                "halving": of[0].halving,
+                "clips_seen": float(clips.mean()),
+                "clips_share": float(clips.mean() / np.mean([clips for clips, _, _ in without])),
+                "hypervolume_mean": float(volumes.mean()),
+                "hypervolume_ci": interval(volumes),
+                "hypervolume_share": float(volumes.mean() / np.mean([volume for _, volume, _ in without])),
+                "finished": float(finished.mean()),
+            }
+        )
+    report = {"table": ", ".join(names), "seeds": options.seeds, "trials": options.trials, "strategies": rows}
+    if options.json:
+        json.dump(report, sys.stdout)
+        print()
+    for name, table in tables.items():
+        kind = " (synthetic data)" if table.about["data"]["synthetic"] else ""
+        everything = table.hypervolume(list(table.truth.index))
+        printed = Printed(
+            *(
+                "strategy",
+                "halving",
+                "clips",
+                "of without",
+                "fully trained",
+                "hypervolume (95 % interval)",
+                "of without",
+            ),
+            title=f"{name}{kind}: {options.seeds} replays of {options.trials} of {len(table.truth)} networks; all of them: {everything:.4f}",
+        )
+        for row in (row for row in rows if row["table"] == name):
+            low, high = row["hypervolume_ci"]
+            printed.add_row(
+                *(
+                    row["name"],
+                    "yes" if row["halving"] else "no",
+                    f"{row['clips_seen']:,.0f}",
+                    f"{row['clips_share']:.1%}",
+                ),
+                *(f"{row['finished']:.1f}", f"{row['hypervolume_mean']:.4f} ({low:.4f} to {high:.4f})"),
+                f"{row['hypervolume_share']:.1%}",
+            )
+        console.print(printed)
+    console.print(f"{time.monotonic() - began:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

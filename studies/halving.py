@@ -4,7 +4,8 @@ A training is scored at rungs: fixed numbers of clips seen. Whoever comes to one
 that ever came to it, and goes on if it stands in the top share. Nobody waits: the first to arrive goes on, and a decision is never taken back.
 
 Source: asynchronous successive halving of the stopping kind (Li et al., MLSys 2020; Klein et al., 2020), ranked as MOASHA ranks (Schmucker
-et al., 2021, arXiv 2106.12639): by non-domination, and within a front by how much a point adds to those before it.
+et al., 2021, arXiv 2106.12639): by non-domination, and within a front by
+how much a point adds to the hypervolume of those before it, where MOASHA takes an epsilon-net.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typing import NamedTuple
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from studies.analysis import non_dominated
+from studies.analysis import hypervolume, non_dominated
 
 KEEP = 1 / 3
 """The share of the trainings at a rung that go on."""
+
+_BEYOND = 0.1  # Assumed: the usual tenth; with less, the cheapest and the most accurate network would add nothing.
 
 
 class Reached(NamedTuple):
@@ -42,22 +45,23 @@ def goes_on(newcomer: Reached, others: Iterable[Reached], keep: float) -> bool:
 def place(everyone: np.ndarray, newcomer: int = 0) -> int:
     """How many rows of `everyone` (n, 3: accuracy, params, MACs) stand before the one at `newcomer`: 0 is the best place.
 
-    Fronts come one after the other. Within a front the most accurate comes first, then again and again the one farthest from those
-    already placed (an epsilon-net), costs in decades and every axis scaled to the spread of the whole rung: so what is kept of a front
-    is spread along it. Equal rows share the first place of them.
+    Fronts come one after the other. Within a front comes first whatever adds most to the hypervolume of those before it, so that what is
+    kept of a front is spread along it. Costs count in decades and every axis is scaled to the spread of the whole rung; the reference lies
+    a tenth of it beyond the worst. Equal rows share the first place of them.
     """
     losses = np.column_stack([-everyone[:, 0], np.log10(everyone[:, 1:])])
     unique, which = np.unique(losses, axis=0, return_inverse=True)
     which = which.reshape(-1)
     counts = np.bincount(which)
     spread = np.ptp(unique, axis=0)
-    scaled = unique / np.where(spread > 0, spread, 1.0)
+    scaled = (unique - unique.min(axis=0)) / np.where(spread > 0, spread, 1.0)
     mine, left, before = which[newcomer], np.arange(len(unique)), 0
     while True:
         first = non_dominated(unique[left], np.ones(3, dtype=bool))
         if mine in left[first]:
-            order = _spread_out(scaled, left[first])
-            return before + int(counts[order[: order.index(mine)]].sum())
+            order = _by_hypervolume(scaled[left[first]])
+            ahead = order[: order.index(int(np.flatnonzero(left[first] == mine)[0]))]
+            return before + int(counts[left[first][ahead]].sum())
         before += int(counts[left[first]].sum())
         left = left[~first]
 
@@ -89,11 +93,21 @@ def expected(trials: Iterable[FrozenTrial]) -> dict[int, float]:
     return {number: score + gained.get(rung, 0.0) for number, (rung, score) in last}
 
 
-def _spread_out(points: np.ndarray, front: np.ndarray) -> list[int]:
-    """The rows `front` of `points`, the most accurate first, then always the one farthest from those before it (of several, the first row)."""
-    order = [int(front[0])]  # rows are sorted by falling accuracy
-    away = np.full(len(front), np.inf)
+def _by_hypervolume(front: np.ndarray) -> list[int]:
+    """The rows of a front (n, 3: minimised, 0 to 1), always next the one that adds most to those before it; of several, the first row.
+
+    What a row adds only shrinks as others come before it, so only rows that could still be the best are counted again.
+    """
+    reference = np.full(3, 1 + _BEYOND)
+    adds = [hypervolume(front[[row]], reference) for row in range(len(front))]
+    order: list[int] = []
+    volume = 0.0
     while len(order) < len(front):
-        away = np.minimum(away, np.linalg.norm(points[front] - points[order[-1]], axis=1))
-        order.append(int(front[away.argmax()]))
+        fresh: set[int] = set()
+        while (best := int(np.argmax(adds))) not in fresh:
+            adds[best] = hypervolume(front[[*order, best]], reference) - volume
+            fresh.add(best)
+        order.append(best)
+        volume += adds[best]
+        adds[best] = -np.inf
     return order
