@@ -220,7 +220,7 @@ def main(argv: list[str] | None = None) -> int:
     began = time.monotonic()
     with ProcessPoolExecutor(available_cores()) as pool:
         results = dict(zip(jobs, pool.map(_replayed, jobs, chunksize=options.seeds), strict=True))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for start in range(0, len(jobs), options.seeds):
         of = jobs[start : start + options.seeds]
         clips, volumes, finished = np.array([results[job] for job in of]).T

@@ -36,7 +36,7 @@ class Reached(NamedTuple):
 def goes_on(newcomer: Reached, others: Iterable[Reached], keep: float) -> bool:
     """Whether `newcomer` stands in the top share `keep` of itself and the `others` at the same rung, in whatever order they came.
 
-    The first one does, and whoever is ahead of all others in accuracy. Equals of the newcomer do not count against it.
+    The first one does, and whoever beats all others in everything. Equals of the newcomer do not count against it.
     """
     everyone = np.array([newcomer, *others], dtype=float)
     return place(everyone) < max(1, math.ceil(keep * len(everyone)))

@@ -258,7 +258,7 @@ class Search:
         `on_start` hears the estimated seconds and the number of networks still to train, `on_told` every finished one. To be called inside
         `opened`. On Ctrl-C the networks under way are queued again and `KeyboardInterrupt` goes on up.
         """
-        remaining = self.options.trials - self._trained()
+        remaining = self.options.trials - self._complete()
         if remaining <= 0:
             on_start(0.0, 0)
             return None
@@ -271,7 +271,7 @@ class Search:
                 try:
                     exhausted = self._fill(pool, pending)
                     if not pending:
-                        trained = f"no other network within the caps was found; {self._trained()} were trained"
+                        trained = f"no other network within the caps was found; {self._complete()} were trained"
                         return trained if exhausted else None
                     finished, _ = wait(pending, return_when=FIRST_COMPLETED)
                     for future in finished:
@@ -301,7 +301,7 @@ class Search:
 
     def _fill(self, pool: ProcessPoolExecutor, pending: Pending) -> bool:
         """Give every free worker a network; whether the space has no other one."""
-        while len(pending) < self.workers and self._trained() + len(pending) < self.options.trials:
+        while len(pending) < self.workers and self._complete() + len(pending) < self.options.trials:
             asked = self._candidates.next()
             if asked is None:
                 return True
@@ -431,8 +431,8 @@ class Search:
     def _is_told(self, trial: Trial) -> bool:
         return self._study._storage.get_trial(trial._trial_id).state.is_finished()
 
-    def _trained(self) -> int:
-        """Networks that the total counts: complete ones, and those that were stopped early."""
+    def _complete(self) -> int:
+        """Networks that count for the total: complete ones, and those that were stopped early."""
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         return sum(trial_state(trial) in ("complete", "stopped") for trial in trials)
 

@@ -139,15 +139,15 @@ def train(
     start: State | None = None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     on_batch: Callable[[Course], None] = lambda _: None,
-    on_rung: Callable[[Course, int], None] = lambda course, clips: None,
+    on_rung: Callable[[Course, int, int], None] = lambda course, rung, seen: None,
 ) -> nn.Module:
     """The trained network, on `device`, after exactly `clips` clips seen.
 
     An epoch is one pass over train in a new order (`n_epochs` says how many); the last one ends where the clips run out. `validate` is 'every' or 'last' (epoch);
     accuracies are 0 to 1. `accumulate` cuts every batch into that many parts (of two clips at least) that pass one after the other before one step: less
     memory, the same clips a step, batch norm over a part. `start` is a `State` to go on from. `on_epoch` hears of every finished epoch; `on_batch`
-    is called before every batch and may raise `Stopped`, as may `on_rung`, which hears of every end of a cycle but the last, with its clips,
-    before the first batch whose middle lies beyond it. Raises `Diverged` on a loss or weight that is not finite.
+    is called before every batch and may raise `Stopped`, as may `on_rung`, which hears of every end of a cycle but the last, in clips,
+    and of the clips really seen, before the first batch whose middle lies beyond it. Raises `Diverged` on a loss or weight that is not finite.
     """
     model = seeded_model(network, len(inputs.classes), seed, inputs.size[1]).to(device)
     course = Course(model, _optimizer(model, recipe), device)
@@ -173,7 +173,7 @@ def train(
             while progress >= recipe.cycles[course.cycle]:
                 course.cycle += 1
                 _check_finite(model, f"after {seen} clips")
-                on_rung(course, rung_clips(recipe, clips)[course.cycle - 1])
+                on_rung(course, rung_clips(recipe, clips)[course.cycle - 1], seen)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * schedule(recipe, progress)
             logmel_BTF = inputs.normalise(train_split.batch(index_B, device))

@@ -103,13 +103,12 @@ def train_recorded(
         if time.monotonic() - status.written_s > STATUS_EVERY_S:
             status.running(_epochs(rows), min(clips, course.epoch * n_train + course.batch * recipe.batch_size))
 
-    def at_rung(course: Course, rung: int) -> None:
-        seen = course.epoch * n_train + course.batch * recipe.batch_size
+    def at_rung(course: Course, rung: int, seen: int) -> None:
         said = predictions(course.model, inputs, "val", device)
         row = {
             "epoch": round(seen / n_train, 3),
             "rung": rung,
-            "clips_seen": rung,
+            "clips_seen": seen,
             "val_accuracy": said.accuracy,
             "val_loss": log_loss(said.probabilities_NK, said.labels_N),
         }
