@@ -186,7 +186,7 @@ class Search:
             "input": list(self.input),
             "train_input": list(self.train_input),
             "budget": self.budget,
-            "recipe": {**dataclasses.asdict(self.recipe), "cycles": list(self.recipe.cycles)},
+            "recipe": dataclasses.asdict(self.recipe),
             "halving": {"keep": round(KEEP, 6), "rungs": list(rung_clips(self.recipe, self.budget))}
             if self.halving
             else None,

@@ -29,7 +29,7 @@ OWNERS = {
     "soundfile": {"trainers", "benchmarks"},
     "pooch": {"trainers"},
     "safetensors": {"trainers"},
-    "optuna": {"studies"},
+    "optuna": {"studies", "benchmarks"},
     "plotly": {"studies"},
     "pandas": {"studies", "dashboard", "benchmarks"},
     "streamlit": {"dashboard"},

@@ -12,8 +12,8 @@ class Recipe:
     """Everything that decides a training but the network, the data, the seed and the length.
 
     `lr` is the peak learning rate, `schedule` its course over the clips seen, `warm_up` the share of them in which it rises. The course is
-    run through once for every end in `cycles` (shares of the clips, ascending, the last one 1): at each of them the rate has fallen, so
-    that scores taken there compare with those of the other networks there, and with a score at the end.
+    run through once and `restarts` times more; its `cycles` end at 1, 1/`stretch`, 1/`stretch`^2, ... of the clips. Wherever one ends the
+    rate has fallen, so that scores taken there compare with those of other networks there.
     `mixup_alpha` 0 means no mixup; `mixup_schedule` says when batches are mixed ('always', 'without_hesitation'). `roll` shifts each clip in
     time, around its ends. `masks` is the number of masks along each axis (SpecAugment), `mask_width` the most that one mask covers: bins, or
     below 1 a share of the axis. `correction` is the probability that a clip of the commonest recorder is given the mean spectrum of the
@@ -41,7 +41,13 @@ class Recipe:
     mix_style_alpha: float = 0.3
     orthonormal: float = 0.1
     epochs: int = 60
-    cycles: tuple[float, ...] = (1.0,)
+    restarts: int = 0
+    stretch: float = 3.0
+
+    @property
+    def cycles(self) -> tuple[float, ...]:
+        """Shares of the clips at which the schedule's cycles end; the last is 1."""
+        return tuple(1 / self.stretch**left for left in range(self.restarts, -1, -1))
 
 
 def short() -> Recipe:
@@ -66,7 +72,7 @@ def rungs() -> Recipe:
 
     Source: warm restarts (Loshchilov and Hutter, 2017); chosen by measurement, studies/LOG.md, "Scores at a rung".
     """
-    return replace(short(), name="rungs", cycles=(1 / 9, 1 / 3, 1.0))
+    return replace(short(), name="rungs", restarts=2)
 
 
 def strong() -> Recipe:
