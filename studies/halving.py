@@ -59,8 +59,7 @@ def place(everyone: np.ndarray, newcomer: int = 0) -> int:
     while True:
         first = non_dominated(unique[left], np.ones(3, dtype=bool))
         if mine in left[first]:
-            order = _by_hypervolume(scaled[left[first]])
-            ahead = order[: order.index(int(np.flatnonzero(left[first] == mine)[0]))]
+            ahead = _ahead(scaled[left[first]], int(np.flatnonzero(left[first] == mine)[0]))
             return before + int(counts[left[first][ahead]].sum())
         before += int(counts[left[first]].sum())
         left = left[~first]
@@ -93,8 +92,9 @@ def expected(trials: Iterable[FrozenTrial]) -> dict[int, float]:
     return {number: score + gained.get(rung, 0.0) for number, (rung, score) in last}
 
 
-def _by_hypervolume(front: np.ndarray) -> list[int]:
-    """The rows of a front (n, 3: minimised, 0 to 1), always next the one that adds most to those before it; of several, the first row.
+def _ahead(front: np.ndarray, mine: int) -> list[int]:
+    """The rows of a front (n, 3: minimised, 0 to 1) that come before the row `mine`, when next is always the one that adds most to the
+    hypervolume of those before it (of several, the first row).
 
     What a row adds only shrinks as others come before it, so only rows that could still be the best are counted again.
     """
@@ -102,12 +102,13 @@ def _by_hypervolume(front: np.ndarray) -> list[int]:
     adds = [hypervolume(front[[row]], reference) for row in range(len(front))]
     order: list[int] = []
     volume = 0.0
-    while len(order) < len(front):
+    while True:
         fresh: set[int] = set()
         while (best := int(np.argmax(adds))) not in fresh:
             adds[best] = hypervolume(front[[*order, best]], reference) - volume
             fresh.add(best)
+        if best == mine:
+            return order
         order.append(best)
         volume += adds[best]
         adds[best] = -np.inf
-    return order
