@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         "--halving",
         action=argparse.BooleanOptionalAction,
         default=defaults.halving,
-        help="stop trainings early that stand too low at a rung (default: yes, where the budget has room for rungs)",
+        help="stop trainings early that stand too low at a rung (default: no)",
     )
     add("--config", type=Path, metavar="FILE.toml", help="any of these options as keys; flags win")
     add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")

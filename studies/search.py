@@ -75,7 +75,7 @@ class SearchOptions:
     max_macs: int | None = None
     limits: str | None = None
     precision: str | None = None
-    halving: bool | None = None
+    halving: bool = False
 
     def __post_init__(self) -> None:
         """Check what needs no data. Raises `UserError`."""
@@ -126,11 +126,8 @@ class Search:
         self.input = features.size
         self.train_input = default_train_input(self.input) if options.train_input is None else options.train_input
         self.budget = default_budget(self.n_classes) if options.budget is None else options.budget
-        halving = options.halving
-        if halving is None:  # a budget too short for rungs has none
-            halving = rung_clips(get_recipe("rungs"), self.budget)[0] >= get_recipe("rungs").batch_size
-        self.halving = halving
-        self.recipe = get_recipe("rungs" if halving else "short")
+        self.halving = options.halving
+        self.recipe = get_recipe("rungs" if self.halving else "short")
         self.name = options.study or dataset.name
         self.path = study_folder(options.runs, self.name)
         self.devices = shared_devices(options.device)
@@ -202,6 +199,8 @@ class Search:
             "provenance": provenance(),
         }
         then = self._study.user_attrs
+        if "recipe" in then:  # an older record lacks what recipes have said since; it was as the short one says
+            then["recipe"] = {**dataclasses.asdict(get_recipe("short")), **then["recipe"]}
         if "provenance" in then:  # the last attribute to be written
             keys = (
                 "space",

@@ -182,7 +182,7 @@ class TestSamplers:
 def _search(folder: Path, runs: Path, **changes: Any) -> Search:
     dataset = open_dataset(str(folder))
     options = SearchOptions(
-        trials=7, study="tiny", workers=1, budget=288, train_input=(16, 16), device="cpu", runs=runs
+        trials=7, study="tiny", workers=1, budget=288, train_input=(16, 16), device="cpu", runs=runs, halving=True
     )
     return Search(dataclasses.replace(options, **changes), dataset, prepare(dataset))
 
@@ -283,10 +283,7 @@ class TestStudy:
         _go(_search(tiny_folder, tmp_path, trials=1, study="whole"))
         assert again.user_attrs["rungs"] == open_study("whole", tmp_path)._study.trials[0].user_attrs["rungs"]
 
-    def test_a_budget_without_room_for_rungs_has_none_unless_asked_for(self, tiny_folder: Path, tmp_path: Path) -> None:
-        assert not _search(tiny_folder, tmp_path, budget=200).halving
-        assert _search(tiny_folder, tmp_path, budget=288).halving
-        assert not _search(tiny_folder, tmp_path, budget=288, halving=False).halving
+    def test_a_budget_without_room_for_rungs_is_refused(self, tiny_folder: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="the first rung, which is at 22 of --budget 200; give a larger"):
             _search(tiny_folder, tmp_path, budget=200, halving=True)
 
