@@ -100,6 +100,30 @@ def hypervolume_of(trials: pd.DataFrame, reference_point: Mapping[str, float]) -
     return hypervolume(losses, np.array(reference))
 
 
+def hypervolume_course(trials: pd.DataFrame, reference_point: Mapping[str, float]) -> pd.DataFrame:
+    """How the hypervolume grew: `hypervolume` after so many networks `trials` (complete or stopped) and `clips` seen by them.
+
+    A row for every trial that raised it, in the order of their numbers, and one for the last trial. A stopped trial costs its clips and
+    adds nothing; an interrupted one is not counted: its clips are those of the trial that went on from it.
+    """
+    counted = trials[trials["state"].isin(["complete", "stopped"])].sort_values("trial")
+    costs = np.log10(counted[["params", "macs"]].to_numpy(dtype=float))
+    losses = np.column_stack([-counted["val_accuracy"].to_numpy(dtype=float), costs])
+    complete = (counted["state"] == "complete").to_numpy()
+    reference = np.array([-reference_point["accuracy"], reference_point["log10_params"], reference_point["log10_macs"]])
+    clips = counted["clips"].cumsum().to_numpy()
+    best, volume, rows = np.empty((0, 3)), 0.0, []
+    for row in range(len(counted)):
+        dominated = (best <= losses[row]).all(axis=1).any()
+        if complete[row] and not dominated and (losses[row] < reference).all():
+            best = np.vstack([best[(best < losses[row]).any(axis=1)], losses[row]])
+            volume = hypervolume(best, reference)
+        elif row < len(counted) - 1:
+            continue
+        rows.append({"trials": row + 1, "clips": int(clips[row]), "hypervolume": volume})
+    return pd.DataFrame(rows, columns=["trials", "clips", "hypervolume"])
+
+
 @dataclass(frozen=True)
 class Signal:
     """How much of the differences between scores is the architectures' and how much the seeds' (accuracies 0 to 1).

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
+from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search_space.architecture import Architecture
@@ -19,6 +22,7 @@ from search_space.complexity import Cost, count
 from search_space.errors import UserError, unknown
 from search_space.limits import Limits, usage
 from search_space.space import Space
+from studies.halving import expected
 from studies.owners import owner
 from studies.records import encode, ordered
 
@@ -30,7 +34,8 @@ _WALKABLE = 100_000
 
 
 def make_sampler(name: str, seed: int, workers: int) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler of this name. TPE is told of the trials under way when there are several workers (constant liar).
+    """Optuna's sampler of this name, taught by stopped trials too. TPE is told of the trials under way when there are several workers
+    (constant liar).
 
     Raises `UserError` with the known names.
     """
@@ -38,15 +43,85 @@ def make_sampler(name: str, seed: int, workers: int) -> optuna.samplers.BaseSamp
         warnings.simplefilter("ignore", ExperimentalWarning)
         match name:
             case "tpe":
-                return optuna.samplers.TPESampler(seed=seed, constant_liar=workers > 1)
+                return Taught(optuna.samplers.TPESampler(seed=seed, constant_liar=workers > 1))
             case "nsga2":
                 # Assumed: 20 instead of Optuna's 50, which would leave 200 trials four generations.
-                return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
+                return Taught(optuna.samplers.NSGAIISampler(seed=seed, population_size=20))
             case "gp":
-                return optuna.samplers.GPSampler(seed=seed)
+                return Taught(optuna.samplers.GPSampler(seed=seed))
             case "random":
                 return optuna.samplers.RandomSampler(seed=seed)
     raise unknown("sampler", name, SAMPLERS)
+
+
+class Taught(optuna.samplers.BaseSampler):
+    """A sampler that sees a stopped trial as a complete one with the accuracy to be expected of it (`halving.expected`).
+
+    Of its own, NSGA-II reads complete trials alone, and TPE takes every stopped one for worse than any other. What is recorded stays as it
+    is: the trial is stopped, has no values, and is on no front.
+    """
+
+    def __init__(self, sampler: optuna.samplers.BaseSampler) -> None:
+        self.sampler = sampler
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """As the sampler does, as do all that follow."""
+        return self.sampler.infer_relative_search_space(_Lessons.of(study), trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """All choices at once."""
+        return self.sampler.sample_relative(_Lessons.of(study), trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """One choice."""
+        return self.sampler.sample_independent(_Lessons.of(study), trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Before a trial's first choice."""
+        self.sampler.before_trial(_Lessons.of(study), trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """At a trial's end."""
+        self.sampler.after_trial(_Lessons.of(study), trial, state, values)
+
+    def reseed_rng(self) -> None:
+        """Draw other numbers from here on."""
+        self.sampler.reseed_rng()
+
+
+class _Lessons:
+    """A study as `Taught` shows it; everything but its trials is the study's own."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+
+    @classmethod
+    def of(cls, study: Study) -> Study:
+        return cast(Study, cls(study))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        trials = self._study._get_trials(deepcopy=False, use_cache=use_cache)
+        accuracies = expected(trials)
+        seen = [
+            _as_complete(trial, accuracies[trial.number]) if trial.number in accuracies else trial for trial in trials
+        ]
+        return [trial for trial in seen if states is None or trial.state in states]
+
+
+def _as_complete(trial: FrozenTrial, val_accuracy: float) -> FrozenTrial:
+    complete = copy.copy(trial)
+    complete.state = TrialState.COMPLETE
+    complete.values = [val_accuracy, trial.user_attrs["params"], trial.user_attrs["macs"]]
+    return complete
 
 
 @dataclass(frozen=True)
@@ -220,8 +295,8 @@ def taken(trials: list[FrozenTrial]) -> int:
 
 
 def trained(trial: FrozenTrial) -> bool:
-    """Whether a trial counts towards the total."""
-    return trial.state == TrialState.COMPLETE
+    """Whether a trial counts towards the total: it is complete, or was stopped early."""
+    return trial.state == TrialState.COMPLETE or trial.user_attrs.get("outcome") == "stopped"
 
 
 def _holds(trial: FrozenTrial) -> bool:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ADDRESS = "storage.url"
 """In a study's folder: which database holds it, without a password."""
 
-STATES = ("complete", "running", "queued", "duplicate", "over_cap", "failed", "interrupted")
+STATES = ("complete", "stopped", "running", "queued", "duplicate", "over_cap", "failed", "interrupted")
 _COLUMNS = (
     "trial",
     "state",
@@ -41,6 +41,8 @@ _COLUMNS = (
     "val_accuracy",
     "params",
     "macs",
+    "clips",
+    "rung_accuracy",
     "seconds",
     "error",
     "same_as",
@@ -61,11 +63,11 @@ class StudyRecords:
         return dict(self._study.user_attrs)
 
     def trials(self) -> pd.DataFrame:
-        """Every trial in order: `state` (one of `STATES`), `architecture`, `val_accuracy` (0 to 1), `params`, `macs`, `seconds`, `error`,
-        and a column for every choice of the space (empty where the choice is not active; none when the space has changed since)."""
+        """Every trial in order: `state` (one of `STATES`), `architecture`, `val_accuracy` (0 to 1) at the full budget, `params`, `macs`, the
+        `clips` seen and `rung_accuracy`, the score at the last rung, `seconds`, `error`, and a column for every choice of the space (empty where the choice is not active; none when the space has changed since)."""
         space = get_space(self.info["space"]["name"])
         choices = space.choices if space.digest == self.info["space"]["digest"] else {}
-        rows = [trial_row(trial, choices) for trial in self._study.get_trials(deepcopy=False)]
+        rows = [trial_row(trial, choices, self.info["budget"]) for trial in self._study.get_trials(deepcopy=False)]
         columns = [*_COLUMNS, *choices]
         frame = pd.DataFrame(rows, columns=columns)
         return frame.astype({"trial": int})
@@ -148,20 +150,24 @@ def list_studies(runs: Path | str = "runs") -> list[str]:
     return [path.name for path in sorted(found, key=lambda path: found[path], reverse=True)]
 
 
-def trial_row(trial: FrozenTrial, choices: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
-    """One trial as a row of `StudyRecords.trials`."""
+def trial_row(trial: FrozenTrial, choices: dict[str, tuple[Any, ...]], budget: int) -> dict[str, Any]:
+    """One trial as a row of `StudyRecords.trials`; a complete one has seen the `budget`, another one what its last rung is at."""
     kept = trial.user_attrs
+    rungs = {int(clips): score for clips, score in kept.get("rungs", {}).items()}
+    clips = budget if trial.state == TrialState.COMPLETE else max(rungs, default=0)
     return {
         "trial": trial.number,
         "state": trial_state(trial),
         **{key: kept.get(key) for key in ("architecture", "preset", "params", "macs", "seconds", "error", "same_as")},
         "val_accuracy": trial.values[0] if trial.state == TrialState.COMPLETE else None,
+        "clips": clips,
+        "rung_accuracy": rungs[max(rungs)] if rungs else None,
         **{name: decode(choices[name], value) for name, value in trial.params.items() if name in choices},
     }
 
 
 def trial_state(trial: FrozenTrial) -> str:
-    """A trial's state in this project's words; 'complete' alone has been trained and scored."""
+    """A trial's state in this project's words; 'complete' alone has been trained fully, 'stopped' up to a rung."""
     if trial.state == TrialState.COMPLETE:
         return "complete"
     if trial.state == TrialState.WAITING:

@@ -19,12 +19,13 @@ from rich.table import Table
 
 from search_space.complexity import parse_input
 from search_space.errors import UserError, open_console, run_command, unknown
-from studies.analysis import hypervolume_of
+from studies.analysis import hypervolume_course, hypervolume_of
 from studies.candidates import SAMPLERS
 from studies.charts import duration, front_figure, write_html
 from studies.records import StudyRecords
 from studies.search import Search, SearchOptions, Told
 from trainers.datasets import DEFAULT_FOLD
+from trainers.loop import rung_clips
 from trainers.opening import bars, open_data
 
 _FRONT_ROWS = 30
@@ -165,6 +166,12 @@ def _parser() -> argparse.ArgumentParser:
         help="train again what failed by itself (diverged, out of memory, killed too often)",
     )
     add("--accept-code", action="store_true", help="go on with a study that other code has made")
+    add(
+        "--halving",
+        action=argparse.BooleanOptionalAction,
+        default=defaults.halving,
+        help="stop trainings early that stand too low at a rung (default: no)",
+    )
     add("--config", type=Path, metavar="FILE.toml", help="any of these options as keys; flags win")
     add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
     return parser
@@ -224,9 +231,17 @@ def _introduce(console: Console, search: Search) -> None:
         markup=True,
     )
     console.print(
-        f"{search.space.size:,} networks in space {search.space.name}; each sees {search.budget:,} clips{_share(search)} at "
+        f"{search.space.size:,} networks in space {search.space.name}; each sees {search.budget:,} clips{_share(search)}{_rungs(search)} at "
         f"{search.train_input[0]}x{search.train_input[1]}; params and MACs count at {search.input[0]}x{search.input[1]} frames x mels"
     )
+
+
+def _rungs(search: Search) -> str:
+    """Where trainings may be stopped."""
+    if not search.halving:
+        return ""
+    *rungs, _ = rung_clips(search.recipe, search.budget)
+    return f", or is stopped at {' or '.join(f'{clips:,}' for clips in rungs)}"
 
 
 def _share(search: Search) -> str:
@@ -259,7 +274,8 @@ def _run(console: Console, search: Search, records: StudyRecords) -> str | None:
                 line = f"trial {told.trial}  {told.architecture}  {(told.error or '').splitlines()[0]}"
                 console.print(line, style="bold red", markup=False, soft_wrap=True)
                 return
-            state["best"] = max(state["best"], told.val_accuracy)
+            if told.stopped_at is None:
+                state["best"] = max(state["best"], told.val_accuracy)
             elapsed = time.monotonic() - state["began"]
             before, complete = progress.tasks[bar].completed or 0, search.complete()
             state["here"] += complete - before  # with the trials of other machines
@@ -268,8 +284,9 @@ def _run(console: Console, search: Search, records: StudyRecords) -> str | None:
             status = f"best {state['best']:.1%}  front {front}  {duration(left)} left"
             progress.update(bar, completed=complete, description=status)
             if not console.is_terminal:
+                stopped = "" if told.stopped_at is None else f" at {told.stopped_at:,} clips, stopped"
                 console.print(
-                    f"trial {told.trial}  {told.architecture}  val {told.val_accuracy:.1%}  "
+                    f"trial {told.trial}  {told.architecture}  val {told.val_accuracy:.1%}{stopped}  "
                     f"{complete:.0f}/{search.options.trials}  {status}",
                     soft_wrap=True,
                 )
@@ -281,16 +298,22 @@ def _summary(search: Search, records: StudyRecords, seconds: float) -> dict[str,
     trials = records.trials()
     info = records.info
     front = records.front()
+    counted = trials[trials["state"].isin(["complete", "stopped"])]
+    clips = int(counted["clips"].sum())
+    course = hypervolume_course(trials, info["reference_point"])
     return {
         "study": records.name,
         "data": {key: info["data"][key] for key in ("name", "synthetic", "counts", "digest", "fold")},
         "trials": {str(state): int(number) for state, number in trials["state"].value_counts().items()},
-        "clips_seen": int((trials["state"] == "complete").sum()) * info["budget"],
+        "clips_seen": clips,
+        "clips_saved": len(counted) * info["budget"] - clips,
+        "halving": info.get("halving"),
         "budget": info["budget"],
         "input": info["input"],
         "train_input": info["train_input"],
         "space": info["space"],
         "hypervolume": hypervolume_of(trials, info["reference_point"]),
+        "hypervolume_course": course.to_dict("records"),
         "reference_point": info["reference_point"],
         "seconds": round(seconds, 1),
         "failed": [
@@ -341,6 +364,13 @@ def _print_front(console: Console, records: StudyRecords, summary: dict[str, Any
         )
     if summary["failed"]:
         console.print(f"{len(summary['failed'])} failed by themselves; --retry-failed trains them again")
+    if summary["halving"]:
+        whole = summary["clips_seen"] + summary["clips_saved"]
+        console.print(
+            f"{summary['clips_seen']:,} clips seen, {summary['clips_saved']:,} saved by stopping early "
+            f"({summary['clips_saved'] / max(1, whole):.0%} of what all of them would have seen)",
+            soft_wrap=True,
+        )
     runs = records.path.parent
     elsewhere = "" if runs == SearchOptions.runs else f" --runs {shlex.quote(str(runs))}"
     page = f" --{elsewhere}" if elsewhere else ""

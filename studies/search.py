@@ -3,6 +3,9 @@
 One process a machine asks and tells, its workers only train. A journal has one such process, a database any number: the total is exact and
 no network is trained twice, because a trial is asked for and its network claimed by one process at a time. What a process or a worker that
 died left behind is found by the others and queued again.
+
+With halving a training waits at every rung, in its run's folder, while the coordinator decides whether it goes on: it is trained further by
+whichever worker is free, or its trial ends as stopped.
 """
 
 from __future__ import annotations
@@ -40,16 +43,27 @@ from studies import owners
 from studies.candidates import SAMPLERS, Candidates, Caps, make_sampler, trained
 from studies.code import code_digest
 from studies.crew import Crew
+from studies.halving import KEEP, at_rung, goes_on
 from studies.interrupts import Interrupts
 from studies.owners import HEARTBEAT_S, Heart
-from studies.records import ADDRESS, StudyRecords
+from studies.records import ADDRESS, StudyRecords, trial_state
 from studies.storage import DATABASE_ERRORS, JOURNAL, database_lock, is_gone, mend_journal, open_storage
 from trainers.config import default_budget, default_train_input, get_recipe
 from trainers.datasets import Dataset
 from trainers.features import Features
 from trainers.inputs import data_record
-from trainers.loop import Diverged, Stopped
-from trainers.runs import available_cores, check_seed, held, provenance, study_folder, trial_folder, write_atomic
+from trainers.loop import Diverged, Stopped, rung_clips
+from trainers.recorded import drop_checkpoints, move_checkpoint
+from trainers.runs import (
+    Run,
+    available_cores,
+    check_seed,
+    held,
+    provenance,
+    study_folder,
+    trial_folder,
+    write_atomic,
+)
 from trainers.workers import (
     WorkerTask,
     default_workers,
@@ -99,6 +113,7 @@ class SearchOptions:
     heartbeat: int = HEARTBEAT_S
     retry_failed: bool = False
     accept_code: bool = False
+    halving: bool = False
 
     def __post_init__(self) -> None:
         """Check what needs no data. Raises `UserError`."""
@@ -127,12 +142,14 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class Told:
-    """One finished trial, for whoever shows the progress: `val_accuracy` 0 to 1, or the `error` that ended it."""
+    """One ended trial, for whoever shows the progress: `val_accuracy` 0 to 1, or the `error` that ended it. A trial that was stopped early
+    has the accuracy at its last rung, and that rung's clips in `stopped_at`."""
 
     trial: int
     architecture: str
     val_accuracy: float | None
     error: str | None
+    stopped_at: int | None = None
 
 
 Pending = dict[Future[dict[str, Any]], tuple[Trial, Architecture]]
@@ -164,7 +181,8 @@ class Search:
         self.input = features.size
         self.train_input = default_train_input(self.input) if options.train_input is None else options.train_input
         self.budget = default_budget(self.n_classes) if options.budget is None else options.budget
-        self.recipe = get_recipe("short")
+        self.halving = options.halving
+        self.recipe = get_recipe("rungs" if self.halving else "short")
         self.name = options.study or dataset.name
         self.path = study_folder(options.runs, self.name)
         self.devices = shared_devices(options.device)
@@ -259,6 +277,9 @@ class Search:
             "train_input": list(self.train_input),
             "budget": self.budget,
             "recipe": dataclasses.asdict(self.recipe),
+            "halving": {"keep": round(KEEP, 6), "rungs": list(rung_clips(self.recipe, self.budget))}
+            if self.halving
+            else None,
             "seed": self.options.seed,
             "max_params": self.options.max_params,
             "max_macs": self.options.max_macs,
@@ -276,8 +297,10 @@ class Search:
             "provenance": provenance(),
         }
         then = self._study.user_attrs
+        if "recipe" in then:  # an older record lacks what recipes have said since; it was as the short one says
+            then["recipe"] = {**dataclasses.asdict(get_recipe("short")), **then["recipe"]}
         if "provenance" in then:  # the last attribute to be written
-            keys = ["space", "input", "train_input", "budget", "recipe", "seed", *_CAPS, "heartbeat_s"]
+            keys = ["space", "input", "train_input", "budget", "halving", "recipe", "seed", *_CAPS, "heartbeat_s"]
             keys += ["artifacts"] if self.options.artifacts is not None else []
             differences = [
                 f"{key}: {_difference(then.get(key), about[key])}" for key in keys if then.get(key) != about[key]
@@ -392,7 +415,7 @@ class Search:
     # ---- training
 
     def run(self, on_start: Callable[[float, int], None], on_told: Callable[[Told], None]) -> str | None:
-        """Train until `trials` distinct networks are complete; why it ended early, or None.
+        """Train until `trials` distinct networks are complete or were stopped early; why it ended before that, or None.
 
         `on_start` hears the estimated seconds and the number of networks still to train, `on_told` every finished one. To be called inside
         `opened`. On Ctrl-C the networks under way are queued again and `KeyboardInterrupt` goes on up.
@@ -426,7 +449,10 @@ class Search:
                     told = self._patiently(lambda future=future, asked=asked: self._tell(future, *asked))  # type: ignore[misc]
                     del pending[future]
                     crew.done(future)
-                    on_told(told)
+                    if told is None:
+                        pending[self._submit(crew, *asked)] = asked
+                    else:
+                        on_told(told)
                 if self.shared and time.monotonic() - self._looked_s > self.options.heartbeat:
                     self._patiently(lambda: self._reap(pending))
                     self._looked_s = time.monotonic()
@@ -449,6 +475,7 @@ class Search:
                 asked = self._candidates.next(self.options.trials)
                 if asked is None:
                     return not self._candidates.full
+                self._adopt(asked[0])
                 pending[self._submit(crew, *asked)] = asked
             return False
         finally:  # what was asked for in vain is not ours any more
@@ -477,6 +504,21 @@ class Search:
                 self._interrupts.rest(pause_s)
                 pause_s = min(2 * pause_s, 15.0)
 
+    def _adopt(self, trial: Trial) -> None:
+        """Let a new trial go on from the rung to which an interrupted one brought the same network, where its state lies here."""
+        if not self.halving:
+            return
+        for other in reversed(self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))):
+            same = other.user_attrs.get("architecture") == trial.user_attrs["architecture"]
+            if same and "rungs" in other.user_attrs and trial_state(other) == "interrupted":
+                if move_checkpoint(self._run(other.number), self._run(trial.number)):
+                    for key in ("rungs", "rung_seconds", "seconds"):
+                        trial.set_user_attr(key, other.user_attrs[key])
+                return
+
+    def _run(self, trial: int) -> Run:
+        return Run(trial_folder(self.options.runs, self.name, trial))
+
     def _submit(self, crew: Crew, trial: Trial, architecture: Architecture) -> Future[dict[str, Any]]:
         attributes = trial.user_attrs
         config = {
@@ -496,17 +538,22 @@ class Search:
             "seed": self.options.seed,
             "command": provenance()["command"],
         }
-        path = trial_folder(self.options.runs, self.name, trial.number)
-        return crew.submit(self._train, str(architecture), str(path), config)
+        path = self._run(trial.number).path
+        resume = [True] if "rungs" in attributes else []
+        return crew.submit(self._train, str(architecture), str(path), config, *resume)
 
-    def _tell(self, future: Future[dict[str, Any]], trial: Trial, architecture: Architecture) -> Told:
-        """Put what became of a training into the study; may be called again where the database broke off.
+    def _tell(self, future: Future[dict[str, Any]], trial: Trial, architecture: Architecture) -> Told | None:
+        """Put what became of a training into the study; None when it waits at a rung and is to go on. May be called again where the database
+        broke off.
 
         Raises `UserError` for what ends the study: no disk, workers that die one after the other, nothing but failures.
         """
         error = future.exception()
         if error is None:
-            return self._tell_score(future.result(), trial, architecture)
+            result = future.result()
+            if result.get("clips", self.budget) < self.budget:
+                return self._at_rung(trial, architecture, result)
+            return self._tell_score(result, trial, architecture)
         if isinstance(error, BrokenProcessPool | OSError | Stopped):
             died = isinstance(error, BrokenProcessPool)
             self._interrupted(trial, died=died)
@@ -534,7 +581,7 @@ class Search:
     def _tell_score(self, result: dict[str, Any], trial: Trial, architecture: Architecture) -> Told:
         attributes = self._study._storage.get_trial(trial._trial_id).user_attrs
         try:
-            trial.set_user_attr("seconds", result["seconds"])
+            trial.set_user_attr("seconds", round(_before_rungs(attributes) + result["seconds"], 2))
             if self._artifacts is not None:
                 self._artifacts.keep(trial_folder(self.options.runs, self.name, trial.number), trial)
             with self._lock():  # at its end the score is on the database's disk
@@ -562,6 +609,32 @@ class Search:
             storage.set_trial_user_attr(trial._trial_id, "outcome", "failed")
             self._study.tell(trial.number, state=TrialState.FAIL)
 
+    def _at_rung(self, trial: Trial, architecture: Architecture, result: dict[str, Any]) -> Told | None:
+        """Note the score, and end the trial unless it stands high enough among all that came to the rung."""
+        rung, val_accuracy = result["clips"], result["val_accuracy"]
+        storage = self._study._storage
+        with self._lock():
+            attributes = storage.get_trial(trial._trial_id).user_attrs
+            if str(rung) not in attributes.get("rungs", {}):  # else it was noted just before
+                seconds = {**attributes.get("rung_seconds", {}), str(rung): result["seconds"]}
+                trial.set_user_attr("rung_seconds", seconds)
+                trial.set_user_attr("seconds", round(sum(seconds.values()), 2))
+                trial.set_user_attr("rungs", {**attributes.get("rungs", {}), str(rung): val_accuracy})
+            others = at_rung(self._study.get_trials(deepcopy=False), rung)
+            newcomer = others.pop(trial.number, None)
+            if newcomer is None:
+                return Told(
+                    trial.number, str(architecture), None, "taken for dead meanwhile; another process trains it"
+                )
+            self._successes, self._deaths = self._successes + 1, 0
+            if goes_on(newcomer, others.values(), KEEP):
+                return None
+            self._candidates.end(trial, "stopped", TrialState.PRUNED)
+        run = self._run(trial.number)
+        run.write_status("stopped", **{key: run.status.get(key) for key in ("epoch", "epochs")}, clips_seen=rung)
+        drop_checkpoints(run)
+        return Told(trial.number, str(architecture), val_accuracy, None, stopped_at=rung)
+
     def _end_pending(self, pending: Pending, on_told: Callable[[Told], None]) -> None:
         """While stopping: keep what finished in the meantime, queue the rest again."""
         wait(pending, timeout=60)
@@ -570,9 +643,11 @@ class Search:
             if self._is_told(trial):
                 return
             if future.done() and not future.cancelled() and future.exception() is None:
-                on_told(self._tell(future, trial, architecture))
-            else:
-                self._interrupted(trial)
+                told = self._tell(future, trial, architecture)
+                if told is not None:
+                    on_told(told)
+                    return
+            self._interrupted(trial)
 
         for future, (trial, architecture) in pending.items():
             self._patiently(lambda end=end, asked=(future, trial, architecture): end(*asked), _LAST_PATIENCE_S)  # type: ignore[misc]
@@ -626,7 +701,10 @@ class Search:
     # ---- workers
 
     def _crew(self) -> Crew:
-        task = WorkerTask(self._dataset, self.data["digest"], self.train_input, self.recipe, self.budget, self.threads)
+        task = WorkerTask(
+            *(self._dataset, self.data["digest"], self.train_input, self.recipe, self.budget, self.threads),
+            pauses=self.halving,
+        )
         devices = [self.devices[index % len(self.devices)] for index in range(self.workers)]
         return Crew(lambda device: self._open_pool(task, 1, [device], sharing=self.workers), devices)
 
@@ -655,6 +733,12 @@ class Search:
     def _check_options(self) -> None:
         if self.budget < self.recipe.batch_size:
             raise UserError(f"--budget is at least one batch of {self.recipe.batch_size} clips, not {self.budget}")
+        first = rung_clips(self.recipe, self.budget)[0]
+        if self.halving and first < self.recipe.batch_size:
+            raise UserError(
+                f"--halving needs a batch of {self.recipe.batch_size} clips up to the first rung, which is at {first} of --budget "
+                f"{self.budget}; give a larger budget, or --no-halving"
+            )
         check_train_input(self.train_input, self.input)
 
 
@@ -670,6 +754,11 @@ def _database_named() -> Iterator[None]:
         raise UserError(
             f"--storage: the database does not answer ({said}); the same command goes on when it does"
         ) from error
+
+
+def _before_rungs(attributes: dict[str, Any]) -> float:
+    """Seconds that a trial took up to its last rung."""
+    return float(sum(attributes.get("rung_seconds", {}).values()))
 
 
 def check_train_input(size: tuple[int, int], full: tuple[int, int]) -> None:

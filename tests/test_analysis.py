@@ -111,6 +111,26 @@ def test_a_studys_hypervolume_is_accuracy_above_chance_times_decades():
     assert analysis.hypervolume_of(pd.concat([one, unfinished]), reference_point) == pytest.approx(1.0)
 
 
+def test_the_hypervolume_over_trials_and_clips():
+    """Two points worth 0.5 and 0.8 x 2; one dominated, one stopped, one under way between them."""
+    reference_point = {"accuracy": 0.1, "log10_params": 5.0, "log10_macs": 8.0}
+    rows = [
+        (0, "complete", 0.6, 1000, 10**7, 900),
+        (1, "stopped", np.nan, 10, 10, 100),
+        (2, "complete", 0.5, 1000, 10**7, 900),
+        (3, "running", np.nan, 10, 10, 300),
+        (4, "complete", 0.9, 1000, 10**7, 900),
+        (5, "stopped", np.nan, 10, 10, 300),
+    ]
+    trials = pd.DataFrame(rows, columns=["trial", "state", "val_accuracy", "params", "macs", "clips"])
+    for order in (trials, trials[::-1]):
+        course = analysis.hypervolume_course(order, reference_point)
+        assert course[["trials", "clips"]].to_numpy().tolist() == [[1, 900], [4, 2800], [5, 3100]]
+        assert course["hypervolume"].tolist() == pytest.approx([1.0, 1.6, 1.6])
+        assert course["hypervolume"].iloc[-1] == pytest.approx(analysis.hypervolume_of(order, reference_point))
+    assert analysis.hypervolume_course(trials[trials["state"] == "running"], reference_point).empty
+
+
 def test_a_signal_by_hand():
     # Means 0.5, 0.7, 0.9 (variance 0.04); within each, two seeds 0.02 apart (variance 0.0002).
     accuracies = np.array([[0.49, 0.51], [0.69, 0.71], [0.89, 0.91]])

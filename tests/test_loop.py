@@ -434,6 +434,32 @@ def test_schedules_at_start_peak_and_end() -> None:
     assert [schedule(cosine, p) for p in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.5, 0.0])
 
 
+def test_a_schedule_in_cycles_is_run_through_in_each() -> None:
+    recipe = dataclasses.replace(short(), restarts=1, stretch=5.0)
+    assert schedule(recipe, 0.2 * recipe.warm_up) == pytest.approx(1.0)
+    assert schedule(recipe, 0.2 - 1e-9) == pytest.approx(0.0, abs=1e-6)
+    assert schedule(recipe, 0.2) == pytest.approx(1 / 25)
+    assert schedule(recipe, 0.2 + 0.8 * recipe.warm_up) == pytest.approx(1.0)
+    assert schedule(recipe, 1.0) == pytest.approx(0.0)
+
+
+def test_rungs_are_told_before_the_first_batch_beyond_them(inputs: Inputs) -> None:
+    """70 clips an epoch in batches of 24 and 23: 72 and 144 of 288 clips are reached after 70 and 140."""
+    recipe = dataclasses.replace(short(), restarts=2, stretch=2.0)
+    told: list[tuple[int, int, int]] = []
+    train(TINY, inputs, recipe, 288, 0, CPU, on_rung=lambda course, rung, seen: told.append((rung, seen, course.epoch)))
+    assert told == [(72, 70, 1), (144, 140, 2)]
+
+
+def test_weights_that_are_not_finite_at_a_rung_are_not_scored(inputs: Inputs) -> None:
+    def spoil(course: Course) -> None:
+        next(iter(course.model.buffers())).fill_(float("inf"))
+
+    recipe = dataclasses.replace(short(), restarts=1, stretch=2.0)
+    with pytest.raises(Diverged, match="weights are not finite any more after 31 clips"):
+        train(TINY, inputs, recipe, 93, 0, CPU, on_batch=lambda course: spoil(course) if course.batch == 1 else None)
+
+
 def test_biases_and_norms_do_not_decay(inputs: Inputs) -> None:
     _, epochs = _trained(inputs, clips=70)
     decays = {

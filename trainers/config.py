@@ -11,7 +11,9 @@ from search_space.errors import unknown
 class Recipe:
     """Everything that decides a training but the network, the data, the seed and the length.
 
-    `lr` is the peak learning rate, `schedule` its course over the clips seen, `warm_up` the share of them in which it rises.
+    `lr` is the peak learning rate, `schedule` its course over the clips seen, `warm_up` the share of them in which it rises. The course is
+    run through once and `restarts` times more; its `cycles` end at 1, 1/`stretch`, 1/`stretch`^2, ... of the clips. Wherever one ends the
+    rate has fallen, so that scores taken there compare with those of other networks there.
     `mixup_alpha` 0 means no mixup; `mixup_schedule` says when batches are mixed ('always', 'without_hesitation'). `roll` shifts each clip in
     time, around its ends. `masks` is the number of masks along each axis (SpecAugment), `mask_width` the most that one mask covers: bins, or
     below 1 a share of the axis. `correction` is the probability that a clip of the commonest recorder is given the mean spectrum of the
@@ -39,6 +41,13 @@ class Recipe:
     mix_style_alpha: float = 0.3
     orthonormal: float = 0.1
     epochs: int = 60
+    restarts: int = 0
+    stretch: float = 3.0
+
+    @property
+    def cycles(self) -> tuple[float, ...]:
+        """Shares of the clips at which the schedule's cycles end; the last is 1."""
+        return tuple(1 / self.stretch**left for left in range(self.restarts, -1, -1))
 
 
 def short() -> Recipe:
@@ -56,6 +65,14 @@ def short() -> Recipe:
         label_smoothing=0.1,
         roll=True,
     )
+
+
+def rungs() -> Recipe:
+    """The short recipe in cycles that end at the rungs of a study that stops trainings early.
+
+    Source: warm restarts (Loshchilov and Hutter, 2017); chosen by measurement, studies/LOG.md, "Scores at a rung".
+    """
+    return replace(short(), name="rungs", restarts=2)
 
 
 def strong() -> Recipe:
@@ -98,7 +115,7 @@ def mixstyle() -> Recipe:
     return replace(strong(), name="mixstyle", mix_style=0.4, mix_style_alpha=0.3)
 
 
-RECIPES = {"short": short, "strong": strong, "paper": paper, "mixstyle": mixstyle}
+RECIPES = {"short": short, "rungs": rungs, "strong": strong, "paper": paper, "mixstyle": mixstyle}
 DEFAULT_RECIPE = "strong"
 """A full retraining's."""
 

@@ -41,13 +41,25 @@ class Stopped(RuntimeError):
     """The training was asked to stop and did, between two batches."""
 
 
+class Paused(Stopped):
+    """The training came to a rung, was scored there and waits: `clips` are the rung's, `val_accuracy` (0 to 1) is the score."""
+
+    def __init__(self, clips: int, val_accuracy: float) -> None:
+        super().__init__(clips, val_accuracy)
+        self.clips, self.val_accuracy = clips, val_accuracy
+
+
 State = dict[str, Any]
 """What a training's next batch depends on, as tensors and plain values: `Course.state`, to be kept in a checkpoint."""
 
 
+_COURSE = ("epoch", "batch", "clips", "loss_sum", "correct", "seconds", "cycle")
+
+
 @dataclass
 class Course:
-    """Where a training stands between two batches: finished epochs, and batches and clips of the one under way with what they added up to."""
+    """Where a training stands between two batches: finished epochs, batches and clips of the one under way with what they added up to, and
+    finished cycles of the schedule."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -58,6 +70,7 @@ class Course:
     loss_sum: float = 0.0
     correct: int = 0
     seconds: float = 0.0
+    cycle: int = 0
     generator: torch.Generator | None = None
     draws: dict[str, Tensor] | None = None
 
@@ -66,7 +79,7 @@ class Course:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            **{name: getattr(self, name) for name in ("epoch", "batch", "clips", "loss_sum", "correct", "seconds")},
+            **{name: getattr(self, name) for name in _COURSE},
             "draws": self._draws() if self.batch else None,
         }
 
@@ -74,7 +87,7 @@ class Course:
         """Go on from there. Of a state, `epoch`, `model` and `optimizer` are needed; without the rest the epoch begins."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for name in ("epoch", "batch", "clips", "loss_sum", "correct", "seconds", "draws"):
+        for name in (*_COURSE, "draws"):
             setattr(self, name, state.get(name, getattr(self, name)))
 
     def begin(self, seed: int) -> torch.Generator:
@@ -138,13 +151,15 @@ def train(
     start: State | None = None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     on_batch: Callable[[Course], None] = lambda _: None,
+    on_rung: Callable[[Course, int, int], None] = lambda course, rung, seen: None,
 ) -> nn.Module:
     """The trained network, on `device`, after exactly `clips` clips seen.
 
     An epoch is one pass over train in a new order (`n_epochs` says how many); the last one ends where the clips run out. `validate` is 'every' or 'last' (epoch);
     accuracies are 0 to 1. `accumulate` cuts every batch into that many parts (of two clips at least) that pass one after the other before one step: less
     memory, the same clips a step, batch norm over a part. `start` is a `State` to go on from. `on_epoch` hears of every finished epoch; `on_batch`
-    is called before every batch, of val as well, and may raise `Stopped`. Raises `Diverged` on a loss or weight that is not finite.
+    is called before every batch, of val as well, and may raise `Stopped`, as may `on_rung`, which hears of every end of a cycle but the last, in
+    clips, and of the clips really seen, before the first batch whose middle lies beyond it. Raises `Diverged` on a loss or weight that is not finite.
     """
     model = seeded_model(network, len(inputs.classes), seed, inputs.size[1]).to(device)
     course = Course(model, _optimizer(model, recipe), device)
@@ -167,8 +182,13 @@ def train(
         model.train()
         for index_B in batches[course.batch :]:
             on_batch(course)
+            progress = (seen + len(index_B) / 2) / clips
+            while progress >= recipe.cycles[course.cycle]:
+                course.cycle += 1
+                _check_finite(model, f"after {seen} clips")
+                on_rung(course, rung_clips(recipe, clips)[course.cycle - 1], seen)
             for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * schedule(recipe, (seen + len(index_B) / 2) / clips)
+                group["lr"] = recipe.lr * schedule(recipe, progress)
             logmel_BTF = inputs.normalise(train_split.batch(index_B, device))
             labels_B = train_split.labels_N[index_B].to(device)
             targets_BK = one_hot(labels_B, len(inputs.classes)).float()
@@ -201,8 +221,7 @@ def train(
             course.clips += len(index_B)
             course.batch += 1
             course.seconds = time.perf_counter() - began
-        if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
-            raise Diverged(f"weights are not finite any more at the end of epoch {course.epoch + 1}")
+        _check_finite(model, f"at the end of epoch {course.epoch + 1}")
         row: dict[str, Any] = {
             "epoch": course.epoch + 1,
             "clips_seen": seen,
@@ -219,6 +238,11 @@ def train(
         course.end()
         on_epoch(Epoch(row, judged, model, course.state()))
     return model
+
+
+def _check_finite(model: nn.Module, when: str) -> None:
+    if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
+        raise Diverged(f"weights are not finite any more {when}")
 
 
 def n_epochs(clips: int, n_train: int, recipe: Recipe) -> int:
@@ -277,13 +301,22 @@ def predictions(model: nn.Module, inputs: Inputs, split: str, device: torch.devi
 def schedule(recipe: Recipe, progress: float) -> float:
     """The learning rate as a share of its peak, when the share `progress` of all clips has been seen.
 
-    'one_cycle' rises from 1/25 along a half cosine during `warm_up` and falls along another to 0; 'cosine' falls from 1 to 0.
-    Source: Smith and Topin, 2018 (one cycle, without its momentum); Loshchilov and Hutter, 2017 (cosine).
+    'one_cycle' rises from 1/25 along a half cosine during `warm_up` and falls along another to 0; 'cosine' falls from 1 to 0; either does
+    so in every one of the recipe's cycles.
+    Source: Smith and Topin, 2018 (one cycle, without its momentum); Loshchilov and Hutter, 2017 (cosine, warm restarts).
     """
+    end = next((end for end in recipe.cycles if progress < end), recipe.cycles[-1])
+    begun = max((begun for begun in recipe.cycles if begun < end), default=0.0)
+    progress = (progress - begun) / (end - begun)
     if recipe.schedule == "one_cycle" and progress < recipe.warm_up:
         return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * progress / recipe.warm_up)) / 2
     start = recipe.warm_up if recipe.schedule == "one_cycle" else 0.0
     return (1 + math.cos(math.pi * (progress - start) / (1 - start))) / 2
+
+
+def rung_clips(recipe: Recipe, clips: int) -> tuple[int, ...]:
+    """Clips at which the schedule's cycles end in a training of `clips` clips; the last one is its end."""
+    return tuple(round(share * clips) for share in recipe.cycles)
 
 
 def seeded_model(network: str | Architecture, n_classes: int, seed: int, n_mels: int = 256) -> nn.Module:

@@ -27,8 +27,9 @@ from search_space.errors import UserError
 from search_space.model import build_model
 from trainers.config import Recipe
 from trainers.inputs import Inputs
-from trainers.loop import Course, Epoch, State, Stopped, n_epochs, named_predictions, predictions, train
+from trainers.loop import Course, Epoch, Paused, State, Stopped, n_epochs, named_predictions, predictions, train
 from trainers.memory import is_memory_full
+from trainers.metrics import log_loss
 from trainers.runs import Predictions, Run, write_atomic
 
 # Assumed: no more than that of an epoch is lost by a kill, and saving takes no share of the time that matters.
@@ -63,6 +64,7 @@ def train_recorded(
     accumulate: int = 1,
     keep_checkpoints: bool = False,
     resume: bool = False,
+    pause: Callable[[int, float], bool] = lambda clips, val_accuracy: False,
     on_epoch: Callable[[dict[str, Any], float], None] = lambda row, eta_s: None,
     check: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda line: None,
@@ -71,7 +73,9 @@ def train_recorded(
 
     With `keep_checkpoints` val is scored every epoch and the state kept after each, every few minutes within one and when the training is
     stopped, so that `resume` goes on exactly there; `say` hears of a checkpoint that is refused. The weights are those of the last epoch:
-    nothing is chosen. `on_epoch` gets the epoch's row and the seconds left; `check` is called before every batch and raises `Stopped` to stop.
+    nothing is chosen. Where the recipe has cycles, val is scored at the end of each (`rung_clips`), a row of the curve with the key `rung`;
+    where `pause`, asked with the rung's clips and val accuracy (0 to 1), then says so, the state is kept for `resume` and `Paused` raised.
+    `on_epoch` gets the epoch's row and the seconds left; `check` is called before every batch and raises `Stopped` to stop.
 
     Raises what `trainers.loop.train` raises, after the status says so, and `UserError` where no checkpoint can be read.
     """
@@ -98,7 +102,22 @@ def train_recorded(
         if time.monotonic() - saved_s > SAVE_EVERY_S:
             save(course.state(), rows)
         if time.monotonic() - status.written_s > STATUS_EVERY_S:
-            status.running(len(rows), course.epoch * n_train + course.clips)
+            status.running(_epochs(rows), course.epoch * n_train + course.clips)
+
+    def at_rung(course: Course, rung: int, seen: int) -> None:
+        said = predictions(course.model, inputs, "val", device)
+        row = {
+            "epoch": round(seen / n_train, 3),
+            "rung": rung,
+            "clips_seen": seen,
+            "val_accuracy": said.accuracy,
+            "val_loss": log_loss(said.probabilities_NK, said.labels_N),
+        }
+        rows.append(row)
+        run.append_metrics(row)
+        if pause(rung, said.accuracy):
+            _save_checkpoint(run, course.state(), rows)
+            raise Paused(rung, said.accuracy)
 
     def finish(epoch: Epoch) -> None:
         nonlocal judged
@@ -106,12 +125,12 @@ def train_recorded(
         save(epoch.state, [*rows, epoch.row])
         rows.append(epoch.row)  # finished once it is kept
         run.append_metrics(epoch.row)
-        status.running(len(rows), epoch.row["clips_seen"])
+        status.running(_epochs(rows), epoch.row["clips_seen"])
         on_epoch(epoch.row, status.eta_s or 0.0)
 
     try:
         run.write_metrics(rows)
-        status.running(len(rows), status.begun_at)
+        status.running(_epochs(rows), status.begun_at)
         model = train(
             *(network, inputs, recipe, clips, seed, device),
             validate="every" if keep_checkpoints else "last",
@@ -119,13 +138,14 @@ def train_recorded(
             start=start,
             on_epoch=finish,
             on_batch=before_batch,
+            on_rung=at_rung,
         )
         said = named_predictions(judged, inputs.splits["val"]) if judged else predictions(model, inputs, "val", device)
         save_weights(run, model, inputs)
         run.write_predictions("val", said)
     except BaseException as error:
         with contextlib.suppress(OSError):  # on a full disk the old status stays, of a process that is gone
-            status.ended(len(rows), error)
+            status.ended(_epochs(rows), error)
         raise
     return model, said
 
@@ -153,7 +173,12 @@ class _Status:
     def ended(self, epoch: int, error: BaseException) -> None:
         failed = isinstance(error, Exception) and not isinstance(error, Stopped)
         said = f"{type(error).__name__}: {error}" if failed else None
-        self.run.write_status("failed" if failed else "interrupted", epoch=epoch, epochs=self.epochs, error=said)
+        state = "failed" if failed else "paused" if isinstance(error, Paused) else "interrupted"
+        self.run.write_status(state, epoch=epoch, epochs=self.epochs, error=said)
+
+
+def _epochs(rows: list[dict[str, Any]]) -> int:
+    return sum("rung" not in row for row in rows)
 
 
 def _seen(state: State, n_train: int) -> int:
@@ -207,6 +232,22 @@ def _save_checkpoint(run: Run, state: State, rows: list[dict[str, Any]]) -> None
 def has_checkpoint(run: Run) -> bool:
     """Whether there is anything that `resume` would go on from."""
     return any((run.path / name).exists() for name in (CHECKPOINT, PREVIOUS))
+
+
+def drop_checkpoints(run: Run) -> None:
+    """Delete what `resume` would go on from."""
+    for name in (CHECKPOINT, PREVIOUS):
+        (run.path / name).unlink(missing_ok=True)
+
+
+def move_checkpoint(run: Run, to: Run) -> bool:
+    """Have what `resume` goes on from lie in another run's folder, of the same training; whether there was any."""
+    path = run.path / CHECKPOINT
+    if not path.exists():
+        return False
+    to.path.mkdir(parents=True, exist_ok=True)
+    os.replace(path, to.path / CHECKPOINT)
+    return True
 
 
 def _load_checkpoint(run: Run, say: Callable[[str], None]) -> State | None:

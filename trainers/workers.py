@@ -23,9 +23,9 @@ from trainers.config import Recipe
 from trainers.datasets import Dataset
 from trainers.features import prepare
 from trainers.inputs import MEMORY_SHARE, Inputs, load_inputs
-from trainers.loop import Course, Stopped, predict, predictions, resolve_device, seeded_model, train
+from trainers.loop import Course, Paused, Stopped, n_epochs, predict, predictions, resolve_device, seeded_model, train
 from trainers.metrics import scores
-from trainers.recorded import train_recorded
+from trainers.recorded import drop_checkpoints, train_recorded
 from trainers.runs import Run, available_cores, provenance
 
 _ESTIMATE_BATCHES = 2
@@ -39,7 +39,8 @@ MOST_A_GPU = 4
 class WorkerTask:
     """What all trainings have in common: data, size and number of the clips, recipe, threads.
 
-    `score_test` is for finished comparisons alone: each run scores test once, at its end. A search never does.
+    `score_test` is for finished comparisons alone: each run scores test once, at its end. A search never does. With `pauses` a training
+    waits at every rung of the recipe until it is asked to go on.
     """
 
     dataset: Dataset
@@ -49,6 +50,7 @@ class WorkerTask:
     budget: int
     threads: int
     score_test: bool = False
+    pauses: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,10 +158,12 @@ def _start(task: WorkerTask, workers: int, devices: Queue[str], stop: Event, par
     _worker = _Worker(task, inputs, torch.device(devices.get()), stop)
 
 
-def train_candidate(architecture: str, path: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Train one candidate for the budget and leave its run folder: val_accuracy (0 to 1) and seconds.
+def train_candidate(architecture: str, path: str, config: dict[str, Any], resume: bool = False) -> dict[str, Any]:
+    """Train one candidate and leave its run folder: `val_accuracy` (0 to 1) after the budget, or at the rung where it waits; `clips`, the
+    budget or the rung's; `rungs`, the scores at the rungs passed in this call, by clips; and the `seconds` of this call.
 
-    Raises `Diverged`, `Stopped` and whatever torch raises; the run's status says so too.
+    `resume` goes on from the rung where it waits, or begins where none is kept. Raises `Diverged`, `Stopped` and whatever torch raises; the run's
+    status says so too.
     """
     worker = _require()
     task = worker.task
@@ -171,24 +175,39 @@ def train_candidate(architecture: str, path: str, config: dict[str, Any]) -> dic
         "provenance.json",
         provenance(command=config["command"], threads=task.threads, device=str(worker.device)),
     )
+    rungs: dict[int, float] = {}
 
-    model, said = train_recorded(
-        *(
-            run,
-            architecture,
-            worker.inputs,
-            task.recipe,
-            task.budget,
-            config["seed"],
-            worker.device,
-        ),
-        check=worker.check,
-    )
+    def at_rung(clips: int, val_accuracy: float) -> bool:
+        rungs[clips] = val_accuracy
+        return task.pauses
+
+    def result(clips: int, val_accuracy: float) -> dict[str, Any]:
+        seconds = round(time.monotonic() - began, 2)
+        return {"val_accuracy": val_accuracy, "clips": clips, "rungs": rungs, "seconds": seconds}
+
+    try:
+        model, said = train_recorded(
+            *(
+                run,
+                architecture,
+                worker.inputs,
+                task.recipe,
+                task.budget,
+                config["seed"],
+                worker.device,
+            ),
+            resume=resume,
+            pause=at_rung,
+            check=worker.check,
+        )
+    except Paused as paused:
+        return result(paused.clips, paused.val_accuracy)
     if task.score_test:
         _score_test(worker, run, model)
-    epochs = len(run.metrics())
+    epochs = n_epochs(task.budget, len(worker.inputs.splits["train"]), task.recipe)
     run.write_status("finished", epoch=epochs, epochs=epochs, eta_s=0.0)
-    return {"val_accuracy": said.accuracy, "seconds": round(time.monotonic() - began, 2)}
+    drop_checkpoints(run)
+    return result(task.budget, said.accuracy)
 
 
 def _score_test(worker: _Worker, run: Run, model: nn.Module) -> None:

@@ -19,6 +19,7 @@ from studies.records import StudyRecords, list_studies, open_study
 
 STATE_WORDS = {
     "complete": "trained",
+    "stopped": "stopped early",
     "running": "running",
     "queued": "queued",
     "duplicate": "duplicate",
