@@ -209,6 +209,8 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"--{name} is at least 1, not {value}")
     console = open_console(stderr=options.json)
     names = [options.table] if options.table else list_tables(options.tables)
+    if not names:
+        raise UserError(f"there is no table in {options.tables}; make one with python -m benchmarks.make_table")
     tables = {name: read_table(name, options.tables) for name in names}
     jobs = [
         _Job(name, options.tables, sampler, halving, seed, options.trials, options.workers)

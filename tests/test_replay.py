@@ -98,6 +98,8 @@ def test_the_interval_of_a_mean_holds_it_and_narrows() -> None:
 def test_a_table_that_is_not_there_or_not_whole_is_refused(tables: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unknown table 'other'; known: \['made-up'\]"):
         read_table("other", tables)
+    with pytest.raises(UserError, match="there is no table in"):
+        main(["--tables", str(tmp_path)])
     lines = (tables / "made-up.csv").read_text().splitlines(keepends=True)
     (tmp_path / "made-up.csv").write_text("".join(lines[:-1]))
     (tmp_path / "made-up.json").write_text((tables / "made-up.json").read_text())
