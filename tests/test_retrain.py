@@ -70,10 +70,23 @@ def test_it_scores_test_once_at_full_size(own_study: Path, capsys: pytest.Captur
 
 def test_views_of_masks_are_scored_beside_the_plain_test(own_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs, name = own_study, "tiny"
-    arguments = ["--study", name, "--trial", "1", "--runs", str(runs), "--epochs", "1", "--device", "cpu"]
+    arguments = [
+        "--study",
+        name,
+        "--trial",
+        "1",
+        "--runs",
+        str(runs),
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+        "--recipe",
+        "paper",
+    ]
     assert main([*arguments, "--tta", "3", "--json"]) == 0
     test = json.loads(capsys.readouterr().out)["test"]
-    run = Run(retrain_folder(runs, name, 1, "strong", 1, 0))
+    run = Run(retrain_folder(runs, name, 1, "paper", 1, 0))
     assert test == run.scores
     tta = test.pop("tta")
     assert tta.pop("draws") == 3
@@ -87,13 +100,13 @@ def test_views_of_masks_are_scored_beside_the_plain_test(own_study: Path, capsys
     assert main([*arguments, "--tta", "3"]) == 0  # nothing is scored again
     assert "the same over 3 draws of masks" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(UserError, match="has finished without --tta 5, and test is scored once"):
-        retrain(runs, name, 1, epochs=1, device="cpu", tta=5)
+        retrain(runs, name, 1, epochs=1, recipe="paper", device="cpu", tta=5)
 
     shutil.rmtree(run.path)
-    plain = retrain(runs, name, 1, epochs=1, device="cpu")
+    plain = retrain(runs, name, 1, epochs=1, recipe="paper", device="cpu")
     assert plain.scores == test
     with pytest.raises(UserError, match="has finished without --tta 3"):
-        retrain(runs, name, 1, epochs=1, device="cpu", tta=3)
+        retrain(runs, name, 1, epochs=1, recipe="paper", device="cpu", tta=3)
 
 
 @pytest.mark.parametrize(("recipe", "epochs"), [("paper", 200), ("strong", 60), ("mixstyle", 60)])
@@ -379,18 +392,19 @@ class TestGoingOn:
         run = again(runs, folder, epochs=1, resume=True, console=console)
         assert f"nothing to go on from in {run.path}: this begins" in console.file.getvalue()  # type: ignore[attr-defined]
 
-    def test_options_are_those_that_it_began_with(self, runs: Path, folder: Path, run: Run) -> None:
-        whole = load_file(again(runs, folder, accumulate=2, tta=2).weights_path)
+    def test_options_are_those_that_it_began_with(self, runs: Path, folder: Path) -> None:
+        run = again(runs, folder, recipe="paper", accumulate=2, tta=2)
+        whole = load_file(run.weights_path)
         shutil.rmtree(run.path)
-        process = start(command(runs, folder, "--accumulate", "2", "--tta", "2"))
+        process = start(command(runs, folder, "--recipe", "paper", "--accumulate", "2", "--tta", "2"))
         wait_for((run.path / "checkpoint.pt").exists, process)
         process.terminate()
         process.wait()
         written = (run.path / "run.json").read_bytes()
         with pytest.raises(UserError, match="began with --accumulate 2, which its end must have as well"):
-            again(runs, folder, resume=True, accumulate=4)
+            again(runs, folder, recipe="paper", resume=True, accumulate=4)
         assert (run.path / "run.json").read_bytes() == written
-        resumed = again(runs, folder, resume=True)
+        resumed = again(runs, folder, recipe="paper", resume=True)
         assert_same_weights(resumed, whole)
         assert resumed.scores is not None
         assert resumed.scores["tta"]["draws"] == 2
