@@ -244,7 +244,7 @@ class TestCorrection:
 
 class TestRecipes:
     def test_they_derive_from_one_another(self) -> None:
-        assert dataclasses.replace(strong(), name="short", masks=0, mask_width=0.0) == short()
+        assert dataclasses.replace(strong(), name="short", lr=short().lr) == short()
         assert dataclasses.replace(mixstyle(), name="strong", mix_style=0.0) == strong()
         assert [get_recipe(name).name for name in RECIPES] == list(RECIPES)
 
