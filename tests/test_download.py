@@ -118,9 +118,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         body = content[start:] if fault.kind == "none" else content[start : start + fault.after]
+        seen.sent = len(body)  # before the client has it and the test looks
         self.wfile.write(body)
         self.wfile.flush()
-        seen.sent = len(body)
         if fault.kind == "stall":
             server.released.wait(30)
         if fault.kind == "reset":
