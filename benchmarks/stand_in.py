@@ -174,12 +174,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
     from search_space.errors import run_command
+    from studies.interrupts import interrupt
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     run_command(main)

@@ -24,7 +24,8 @@ from search_space.complexity import Cost, count_network
 from search_space.errors import UserError, open_console, run_command
 from search_space.presets import check_network
 from search_space.tables import RESULTS, record_result
-from studies.grid import Planned, check_budget, choose_hands, interrupt, train_all, unfinished
+from studies.grid import Planned, check_budget, choose_hands, train_all, unfinished
+from studies.interrupts import interrupt
 from studies.run import count_of, size_of
 from studies.search import check_train_input
 from trainers.clips import DEFAULT_FOLD

@@ -25,7 +25,8 @@ from rich.table import Table
 
 from search_space.errors import UserError, open_console, run_command
 from studies import analysis
-from studies.grid import check_budget, interrupt
+from studies.grid import check_budget
+from studies.interrupts import interrupt
 from studies.replication import Replication, add_arguments, checked, other_seeds
 from studies.run import count_of
 from studies.statistics import means, non_dominated_probability

@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from search_space.errors import UserError, open_console, run_command
-from studies.grid import check_budget, interrupt
+from studies.grid import check_budget
+from studies.interrupts import interrupt
 from studies.replication import Replication, add_arguments, checked, other_seeds
 from studies.statistics import Correlation, kendall
 from trainers.opening import reopen_data

@@ -136,8 +136,3 @@ def _spread(waiting: Sequence[Planned]) -> list[str]:
     macs = {training.config["architecture"]: training.config.get("macs", 0) for training in waiting}
     ranked = sorted(macs, key=lambda name: (macs[name], name))
     return [ranked[round(place)] for place in np.linspace(0, len(ranked) - 1, min(_MEASURED, len(ranked)))]
-
-
-def interrupt(*_: Any) -> None:
-    """What a command does on SIGTERM: the same as on Ctrl-C."""
-    raise KeyboardInterrupt

@@ -10,6 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 
+def interrupt(*_: Any) -> None:
+    """What a command does on SIGTERM: the same as on Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 class Interrupts:
     """Between `hold` and `let_go` the first interrupt waits for a moment that is `welcome`; a second one does not.
 

@@ -22,6 +22,7 @@ from search_space.errors import UserError, open_console, run_command, unknown
 from studies.analysis import hypervolume_course, hypervolume_of
 from studies.candidates import SAMPLERS
 from studies.charts import duration, front_figure, write_html
+from studies.interrupts import interrupt
 from studies.records import StudyRecords
 from studies.search import Search, SearchOptions, Told
 from trainers.datasets import DEFAULT_FOLD
@@ -380,10 +381,6 @@ def _print_front(console: Console, records: StudyRecords, summary: dict[str, Any
         console.print(f"train one fully: {command}", soft_wrap=True)
 
 
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     run_command(main)
