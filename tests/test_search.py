@@ -24,7 +24,7 @@ from search_space.complexity import count
 from search_space.errors import UserError
 from search_space.limits import LIMITS
 from search_space.presets import PRESETS
-from search_space.space import get_space
+from search_space.space import Space, get_space
 from studies import list_studies, open_study
 from studies.candidates import SAMPLERS, Candidates, Caps, make_sampler
 from studies.records import encode
@@ -206,7 +206,7 @@ def test_continuing_on_other_data_is_refused(own_study: Path, make_folder: Any) 
 
 
 def test_a_cap_that_few_networks_meet_finds_every_one_of_them() -> None:
-    space, caps = get_space("dssdn"), Caps((44, 256), 3, params=2_200)
+    space, caps = Space("two blocks", per_block=False, depths=(2,)), Caps((44, 256), 3, params=2_200)
     few = {str(network) for network in space if count(network, (44, 256), 3).params <= 2_200}
     assert 3 < len(few) < 60
     study = optuna.create_study(directions=["maximize", "minimize", "minimize"], sampler=make_sampler("random", 0, 1))
