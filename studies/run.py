@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         "--budget",
         type=count_of,
         metavar="CLIPS",
-        help="clips a candidate sees (default: 192 a class, at least 4800)",
+        help="clips a candidate sees (default: 192 a class, at least 4800; twice that with --halving, of which stopped ones see a part)",
     )
     add(
         "--train-input",
@@ -171,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         "--halving",
         action=argparse.BooleanOptionalAction,
         default=defaults.halving,
-        help="stop trainings early that stand too low at a rung (default: no)",
+        help="stop trainings early that stand too low at a rung (default: yes, unless --budget is too small for rungs)",
     )
     add("--config", type=Path, metavar="FILE.toml", help="any of these options as keys; flags win")
     add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")

@@ -43,7 +43,7 @@ from studies import owners
 from studies.candidates import SAMPLERS, Candidates, Caps, make_sampler, trained
 from studies.code import code_digest
 from studies.crew import Crew
-from studies.halving import KEEP, at_rung, goes_on
+from studies.halving import KEEP, at_rung, goes_on, mean_share
 from studies.interrupts import Interrupts
 from studies.owners import HEARTBEAT_S, Heart
 from studies.records import ADDRESS, StudyRecords, trial_state
@@ -113,7 +113,8 @@ class SearchOptions:
     heartbeat: int = HEARTBEAT_S
     retry_failed: bool = False
     accept_code: bool = False
-    halving: bool = False
+    halving: bool | None = None
+    """None: wherever the budget leaves the first rung a batch."""
 
     def __post_init__(self) -> None:
         """Check what needs no data. Raises `UserError`."""
@@ -180,9 +181,14 @@ class Search:
         self.n_classes = len(dataset.classes)
         self.input = features.size
         self.train_input = default_train_input(self.input) if options.train_input is None else options.train_input
-        self.budget = default_budget(self.n_classes) if options.budget is None else options.budget
+        rungs = options.halving is not False
+        self.budget = default_budget(self.n_classes, rungs) if options.budget is None else options.budget
+        self.recipe = get_recipe("rungs")
         self.halving = options.halving
-        self.recipe = get_recipe("rungs" if self.halving else "short")
+        if self.halving is None:
+            self.halving = rung_clips(self.recipe, self.budget)[0] >= self.recipe.batch_size
+        if not self.halving:
+            self.recipe = get_recipe("short")
         self.name = options.study or dataset.name
         self.path = study_folder(options.runs, self.name)
         self.devices = shared_devices(options.device)
@@ -429,7 +435,8 @@ class Search:
         waiting = False
         self._interrupts.hold()
         try:
-            on_start(self._estimate(crew) * remaining / self.workers, remaining)
+            share = mean_share(self.recipe.cycles) if self.halving else 1.0
+            on_start(self._estimate(crew) * share * remaining / self.workers, remaining)
             while True:
                 exhausted = self._patiently(lambda: self._fill(crew, pending))
                 if not pending:

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search_space.errors import UserError
 from studies import open_study
 from studies.candidates import SAMPLERS, Taught, make_sampler
-from studies.halving import KEEP, Reached, at_rung, expected, goes_on, place
+from studies.halving import KEEP, Reached, at_rung, expected, goes_on, mean_share, place
 from studies.records import trial_state
 from studies.search import Search, SearchOptions, Told
 from trainers.config import get_recipe
@@ -105,6 +105,12 @@ def _trial(number: int, state: TrialState, accuracy: float | None, **attributes:
     trial = create_trial(state=state, values=values, user_attrs=kept)
     trial.number = number
     return trial
+
+
+def test_the_mean_share_of_a_budget() -> None:
+    assert mean_share((1 / 9, 1 / 3, 1), 0.5) == pytest.approx(1 / 9 + (2 / 9) / 2 + (2 / 3) / 4)
+    assert mean_share((1 / 9, 1 / 3, 1), 1.0) == pytest.approx(1.0)
+    assert mean_share((1.0,), 0.5) == 1.0
 
 
 class TestTrials:
@@ -282,6 +288,16 @@ class TestStudy:
         assert not list(study.run(0).path.glob("checkpoint*"))
         _go(_search(tiny_folder, tmp_path, trials=1, study="whole"))
         assert again.user_attrs["rungs"] == open_study("whole", tmp_path)._study.trials[0].user_attrs["rungs"]
+
+    def test_it_is_done_wherever_the_budget_leaves_the_first_rung_a_batch(
+        self, tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        for budget, asked, done in ((288, None, True), (279, None, False), (288, False, False), (288, True, True)):
+            search = _search(tiny_folder, tmp_path, budget=budget, halving=asked)
+            assert (search.halving, search.recipe.name) == (done, "rungs" if done else "short")
+        whole, stopping = (_search(tiny_folder, tmp_path, budget=None, halving=asked) for asked in (False, None))
+        assert stopping.halving
+        assert stopping.budget == 2 * whole.budget
 
     def test_a_budget_without_room_for_rungs_is_refused(self, tiny_folder: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="the first rung, which is at 22 of --budget 200; give a larger"):

@@ -319,7 +319,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(tiny_folder:
         "--study",
         "tiny",
     ]
-    command += ["--workers", "1", "--budget", "20000", "--train-input", "16x16", "--trials", "3"]
+    command += ["--workers", "1", "--budget", "20000", "--train-input", "16x16", "--trials", "3", "--no-halving"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
