@@ -34,6 +34,7 @@ from rich.table import Table
 from scipy import stats  # type: ignore[import-untyped]
 
 from search_space.errors import UserError, open_console, run_command
+from search_space.space import get_space
 from studies import analysis
 from studies.differences import holm
 from studies.records import StudyRecords, encode, open_study, ordered
@@ -58,8 +59,8 @@ LEAST = 20
 
 # Assumed: the best tenth is Optuna's own default; its documentation asks for at least five trials in it.
 _TOP_SHARE, _TOP_LEAST = 0.1, 5
-# Assumed: enough for the 95th percentile that importances are held against.
-_SHUFFLES = 100
+# The largest of 19 shuffled results and the one seen is the one seen in 1 of 20 cases where there is nothing to see.
+_SHUFFLES = 19
 # Assumed: five times ten folds leave R2 within about 0.01 of the mean of more of them.
 _FOLDS, _REPEATS = 10, 5
 _INTERACTIONS = 3
@@ -95,8 +96,8 @@ class Model(NamedTuple):
 def importance(trials: pd.DataFrame, choices: Choices, losses_N: np.ndarray, top: int) -> pd.DataFrame:
     """How much each choice sets the `top` trials of lowest loss apart from all others: `choice`, `importance` (shares of 1), `noise`.
 
-    `noise` is the importance, in the same shares, that a choice stays under in 95 % of cases when the losses are shuffled among the trials: below it
-    a choice is not told apart from one without effect. Both are NaN where no choice varies or ties leave all trials at the top.
+    `noise` is the largest importance, in the same shares, of 19 times that the losses were shuffled among the trials: a choice without effect is
+    above it in one case of 20. Both are NaN where no choice varies or ties leave all trials at the top.
 
     Source: Optuna's PED-ANOVA (Watanabe et al., 2023; with conditional choices arXiv 2601.20800), which takes lower for better; the
     trials are those of the search, so that what the sampler preferred is taken off (`evaluate_on_local`).
@@ -126,7 +127,7 @@ def importance(trials: pd.DataFrame, choices: Choices, losses_N: np.ndarray, top
     shuffled = np.array([evaluate(rng.permutation(losses_N)) for _ in range(_SHUFFLES)])
     if (total := seen.sum()) > 0:
         frame["importance"] = seen / total
-        frame["noise"] = np.quantile(shuffled, CONFIDENCE, axis=0) / total
+        frame["noise"] = shuffled.max(axis=0) / total
     return frame
 
 
@@ -144,14 +145,14 @@ def _distribution(options: tuple[Any, ...]) -> BaseDistribution:
     return IntDistribution(0, len(options) - 1) if ordered(options) else CategoricalDistribution(options)
 
 
-def additive_model(trials: pd.DataFrame, choices: Choices, y_N: np.ndarray, coding: str | None = None) -> Model:
+def additive_model(trials: pd.DataFrame, choices: Choices, y_N: np.ndarray) -> Model:
     """What each option goes with in `y_N` (in its unit), with all other choices as they were, by least squares; and R2 out of sample.
 
     An additive model's partial dependence is its coefficients. It is preferred to a forest because its intervals have a closed form that
     holds what it says (tests), it is not shrunk to the mean with few trials, and it takes conditional choices: their columns
     are 0 where they were not asked, so that their parent's effect is that over their options as tried. What it leaves out, two choices that do more
     together, is looked for by `interactions`. Intervals are mean ± t s, with one deviation for all trials.
-    `coding` is one of `CODINGS`; without it that with the largest R2 out of sample, of those that leave `LEAST_SPARE` degrees of freedom.
+    Of the `CODINGS` that leave `LEAST_SPARE` degrees of freedom it is the one with the largest R2 out of sample.
 
     Raises `UserError` for fewer trials than `least_trials`.
     Source: ordinary least squares; R2 of ten-fold cross-validation, five times, against the mean of the other nine folds.
@@ -163,7 +164,7 @@ def additive_model(trials: pd.DataFrame, choices: Choices, y_N: np.ndarray, codi
             f"`python -m studies.run --study NAME --trials N` goes on with a study"
         )
     tried: dict[str, tuple[float, dict[str, _Columns]]] = {}
-    for name in (coding,) if coding else CODINGS:
+    for name in CODINGS:
         blocks = _blocks(trials, choices, name)
         if len(y_N) - np.linalg.matrix_rank(_design(blocks, len(y_N))) >= LEAST_SPARE:
             tried[name] = _r2(_design(blocks, len(y_N)), y_N), blocks
@@ -179,7 +180,7 @@ def additive_model(trials: pd.DataFrame, choices: Choices, y_N: np.ndarray, codi
         start += width
         for option, number, estimate in zip(block.options, block.trials_K, fit.estimates(contrasts_KP), strict=True):
             rows.append((name, option, int(number), *estimate))
-    effects = pd.DataFrame(rows, columns=["choice", "option", "trials", "effect", "low", "high"])
+    effects = _frame(rows, ["choice", "option", "trials", "effect", "low", "high"], whole=["trials"])
     return Model(len(y_N), best, x_NP.shape[1], r2, effects)
 
 
@@ -225,7 +226,7 @@ def interactions(trials: pd.DataFrame, choices: Choices, y_N: np.ndarray, coding
         moved = (*_moved(lines[first], choices[first], a), *_moved(lines[second], choices[second], b))
         rows.append((first, second, *moved, *estimates[clearest], float(adjusted[place]), _r2(x_NP, y_N) - r2))
     columns = ["first", "second", "from_first", "to_first", "from_second", "to_second", "beyond", "low", "high"]
-    return pd.DataFrame(rows, columns=[*columns, "p", "r2_gain"])
+    return pd.DataFrame(rows, columns=[*columns, "p", "r2_gain"], dtype=object)
 
 
 def _products(a_NP: np.ndarray, b_NP: np.ndarray) -> np.ndarray:
@@ -255,7 +256,14 @@ def on_front(trials: pd.DataFrame, choices: Choices) -> pd.DataFrame:
                 hits = int(best_N[with_it_N].sum())
                 interval = stats.binomtest(hits, number).proportion_ci(CONFIDENCE, method="wilson")
                 rows.append((name, option, number, hits, hits / number, float(interval.low), float(interval.high)))
-    return pd.DataFrame(rows, columns=["choice", "option", "trials", "on_front", "share", "low", "high"])
+    columns = ["choice", "option", "trials", "on_front", "share", "low", "high"]
+    return _frame(rows, columns, whole=["trials", "on_front"])
+
+
+def _frame(rows: list[tuple[Any, ...]], columns: list[str], whole: list[str]) -> pd.DataFrame:
+    """Rows of options as they are (pandas would make 4 a 4.0 beside 0.5), with the columns behind them as numbers."""
+    kinds = {name: int if name in whole else float for name in columns[2:]}
+    return pd.DataFrame(rows, columns=columns, dtype=object).astype(kinds)
 
 
 def _on_front(complete: pd.DataFrame) -> np.ndarray:
@@ -274,7 +282,7 @@ def study_effects(trials: pd.DataFrame, choices: Choices) -> dict[str, Any]:
     Raises `UserError` for fewer complete trials than can say anything.
     """
     complete = trials[(trials["state"] == "complete") & trials["val_accuracy"].notna()]
-    counted = trials[trials["state"].isin(_COUNTED) & trials["params"].notna()]
+    counted = trials[trials["state"].isin(_COUNTED) & trials["params"].notna()].drop_duplicates(list(choices))
     if len(complete) < (least := least_trials(complete, choices)):
         raise UserError(
             f"effects of these {sum(complete[name].nunique() > 1 for name in choices)} choices take at least {least} complete trials, and "
@@ -312,7 +320,9 @@ def study_effects(trials: pd.DataFrame, choices: Choices) -> dict[str, Any]:
         front[["importance", "noise"]] = np.nan
     return {
         "unvaried": {
-            name: _plain(complete[name].dropna().iloc[0]) for name in choices if complete[name].nunique() == 1
+            name: next(option for option in options if option in set(complete[name].dropna()))
+            for name, options in choices.items()
+            if complete[name].nunique() == 1
         },
         "objectives": objectives,
         "front": {
@@ -392,7 +402,7 @@ def _r2(x_NP: np.ndarray, y_N: np.ndarray) -> float:
     missed = spread = 0.0
     for held_N in _held_out(len(y_N)):
         kept_y_N = y_N[~held_N]
-        coefficients_P = np.linalg.pinv(x_NP[~held_N], rcond=1e-10) @ kept_y_N
+        coefficients_P = np.linalg.lstsq(x_NP[~held_N], kept_y_N, rcond=1e-10)[0]
         missed += float(((y_N[held_N] - x_NP[held_N] @ coefficients_P) ** 2).sum())
         spread += float(((y_N[held_N] - kept_y_N.mean()) ** 2).sum())
     return 1 - missed / spread if spread else 0.0
@@ -479,8 +489,6 @@ def _report(records: StudyRecords) -> dict[str, Any]:
             f"study {records.name!r} was made with another version of space {info['space']['name']!r}, so that its choices can not be read; "
             f"go back to revision {info['provenance'].get('git')}"
         )
-    from search_space.space import get_space
-
     choices = get_space(info["space"]["name"]).choices
     try:
         found = study_effects(trials, choices)
@@ -573,7 +581,7 @@ def _print(console: Console, report: Mapping[str, Any]) -> None:
         always = ", ".join(f"{name} {option}" for name, option in report["unvaried"].items())
         console.print(f"never varied, so nothing is known of them: {always}", soft_wrap=True)
     console.print(
-        "importance: of 100 %, by PED-ANOVA; in brackets what 19 of 20 shuffles of the results stay under. Effects are against the mean of the "
+        "importance: of 100 %, by PED-ANOVA; in brackets the most it reached when the results were shuffled, 19 times. Effects are against the mean of the "
         "trials that were asked. Of twenty intervals one misses by chance.",
         soft_wrap=True,
     )
@@ -652,8 +660,8 @@ def _per_cent_more(ratio: float | None) -> str:
     return "" if ratio is None else f"{100 * (ratio - 1):+.0f}"
 
 
-def _share(share: float) -> str:
-    return f"{100 * share:.0f} %"
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"
 
 
 if __name__ == "__main__":
