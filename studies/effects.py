@@ -27,6 +27,7 @@ import numpy as np
 import optuna
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 from rich.console import Console
@@ -114,9 +115,8 @@ def importance(trials: pd.DataFrame, choices: Choices, losses_N: np.ndarray, top
 
     def evaluate(losses: np.ndarray) -> np.ndarray:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # of the target's sign, which is right; of few trials in a regime
+            for kind in (UserWarning, ExperimentalWarning):  # of the sign, which is right; of few trials in a regime
+                warnings.simplefilter("ignore", kind)
             found = get_param_importances(
                 study, evaluator=evaluator, target=lambda trial: float(losses[trial.number]), normalize=False
             )

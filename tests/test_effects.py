@@ -6,7 +6,7 @@ import json
 import math
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import optuna
@@ -19,7 +19,7 @@ from scipy import stats
 from search_space.complexity import count
 from search_space.errors import UserError
 from search_space.space import get_space
-from studies import effects
+from studies import charts, effects
 from studies.records import encode, ordered
 from studies.storage import open_storage
 
@@ -141,7 +141,9 @@ class TestImportance:
         y_N = 0.5 + 0.2 * good * (1 - bad) - 0.2 * bad + rng.uniform(0, 0.01, 200)
         wrong = effects.importance(trials, CHOICES, y_N, 20).set_index("choice")["importance"]
         assert wrong.idxmax() == "operator"
-        trials = trials.assign(val_accuracy=y_N, params=rng.integers(1000, 9000, 200), macs=rng.integers(1000, 9000, 200))
+        trials = trials.assign(
+            val_accuracy=y_N, params=rng.integers(1000, 9000, 200), macs=rng.integers(1000, 9000, 200)
+        )
         found = effects.study_effects(trials, CHOICES)["objectives"]["val_accuracy"]
         assert found["choices"][0]["choice"] == "depth"
         assert found["choices"][0]["importance"] > found["choices"][0]["noise"]
@@ -315,7 +317,9 @@ class TestCommand:
 
     def test_few_trials_and_another_space_are_refused(self, tmp_path: Path) -> None:
         write_study(tmp_path, 16)
-        with pytest.raises(UserError, match=r"take at least 20 complete trials, and there are 14.*--study made --trials N"):
+        with pytest.raises(
+            UserError, match=r"take at least 20 complete trials, and there are 14.*--study made --trials N"
+        ):
             effects.main(["--study", "made", "--runs", str(tmp_path)])
 
     def test_a_study_whose_space_has_changed_is_refused(self, tmp_path: Path) -> None:
@@ -331,3 +335,29 @@ class TestCommand:
         assert effects._sampler(f"{begin} --sampler random --trials 3") == "random"
         assert effects._sampler(f"{begin} --sampler=nsga2") == "nsga2"
         assert effects._sampler("python -m pytest") is None
+
+
+class TestFigure:
+    CHOICE: ClassVar[dict[str, Any]] = {
+        "choice": "depth",
+        "options": [
+            {"option": 2, "trials": 9, "effect": 0.5, "low": 0.4, "high": 0.7},
+            {"option": 3, "trials": 8, "effect": None, "low": None, "high": None},
+        ],
+    }
+
+    def test_a_panel_has_effects_with_their_intervals_in_their_unit(self) -> None:
+        figure = charts.effects_figure("params", {"choices": [self.CHOICE]}, "made", synthetic=True)
+        (trace,) = figure.data
+        assert list(trace.x) == ["2"]
+        assert list(trace.y) == pytest.approx([-50])
+        assert list(trace.error_y.array) == pytest.approx([20])
+        assert list(trace.error_y.arrayminus) == pytest.approx([10])
+        assert figure.layout.title.text == "made · observational, no experiment · synthetic data"
+        (points,) = charts.effects_figure("val_accuracy", {"choices": [self.CHOICE]}).data
+        assert list(points.y) == pytest.approx([50])
+
+    def test_no_effects_are_said_to_be_none(self) -> None:
+        figure = charts.effects_figure("macs", {"choices": [{"choice": "depth", "options": []}]})
+        assert len(figure.data) == 0
+        assert "explains nothing" in figure.layout.annotations[-1].text
