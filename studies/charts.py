@@ -187,6 +187,57 @@ def confusion_figure(
     return figure
 
 
+def effects_figure(
+    objective: str, of: Mapping[str, Any], title: str = "", synthetic: bool = False, across: int = 4
+) -> go.Figure:
+    """What each option of each choice went with, a panel a choice, with 95 % intervals, from `studies.effects`: `of` is one of its `objectives`.
+
+    Val accuracy is in points, a cost in per cent, against the mean of the trials that were asked. The title says that it is observational.
+    """
+    shown = [choice for choice in of["choices"] if choice["options"]]
+    rows = max(1, -(-len(shown) // across))
+    figure = make_subplots(
+        rows=rows,
+        cols=min(across, max(1, len(shown))),
+        shared_yaxes="all",
+        subplot_titles=[html.escape(choice["choice"]) for choice in shown] or None,
+    )
+    unit = "points of val accuracy" if objective == "val_accuracy" else f"% of {COSTS[objective].split(' ')[0]}"
+
+    def scaled(number: float) -> float:
+        return 100 * number if objective == "val_accuracy" else 100 * (number - 1)
+
+    for place, choice in enumerate(shown):
+        told = [option for option in choice["options"] if option["effect"] is not None]
+        middle = [scaled(option["effect"]) for option in told]
+        trace = go.Scatter(
+            x=[str(option["option"]) for option in told],
+            y=middle,
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [scaled(option["high"]) - m for option, m in zip(told, middle, strict=True)],
+                "arrayminus": [m - scaled(option["low"]) for option, m in zip(told, middle, strict=True)],
+                "color": GREY,
+            },
+            mode="markers",
+            marker={"color": BLUE, "size": 8},
+            customdata=[[option["trials"], scaled(option["low"]), scaled(option["high"])] for option in told],
+            hovertemplate=f"{html.escape(choice['choice'])} %{{x}}: %{{y:+.1f}} {unit}<br>95 %: %{{customdata[1]:+.1f}} to "
+            "%{customdata[2]:+.1f}, %{customdata[0]} trials<extra></extra>",
+            showlegend=False,
+        )
+        figure.add_trace(trace, row=place // across + 1, col=place % across + 1)
+    figure.update_xaxes(type="category", showgrid=False)
+    figure.update_yaxes(zeroline=True, zerolinecolor=GREY)
+    figure.update_yaxes(title=unit, col=1)
+    figure.update_layout(_layout(" · ".join(filter(None, (title, "observational, no experiment"))), synthetic))
+    if not shown:
+        text = "an additive model explains nothing of trials that it did not see"
+        figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
+    return figure
+
+
 def write_html(figure: go.Figure, path: Path) -> None:
     """Write a figure as one page that needs no network: plotly.js is inside, the button that uploads to plotly's cloud is not."""
     page = figure.to_html(include_plotlyjs=True, config=CONFIG)
