@@ -148,10 +148,13 @@ def main(argv: list[str] | None = None) -> int:
         table = io.StringIO()
         writer = csv.DictWriter(table, _columns(about), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows[key] for key in wanted)
+        kept = [key for key in rows if key not in set(wanted)]  # of an earlier command that asked for more
+        writer.writerows(rows[key] for key in [*wanted, *kept])
         write_atomic(path, lambda file: file.write(table.getvalue().encode()))
+        about |= {"networks": len({text for text, _ in rows}), "seeds": len({seed for _, seed in rows})}
         seconds = sum(float(row["seconds"]) for row in rows.values())
-        found = signals(pd.read_csv(path), about["rungs"]) if options.seeds > 1 and len(networks) > 1 else {}
+        whole = len(rows) == about["networks"] * about["seeds"] and min(about["networks"], about["seeds"]) > 1
+        found = signals(pd.read_csv(path), about["rungs"]) if whole else {}
         shown = {
             clips: {"ratio": _finite(of.ratio), "between_sd": of.between_sd, "seed_sd": of.seed_sd}
             for clips, of in found.items()
@@ -179,8 +182,8 @@ def _begun(path: Path, about: dict[str, Any]) -> dict[tuple[str, int], dict[str,
     """The rows that are there already; a line torn by a kill is cut off. Raises `UserError` for a table of something else."""
     beside = path.with_suffix(".json")
     if not beside.exists():
-        _write_json(beside, about)
         path.write_text(",".join(_columns(about)) + "\n")
+        _write_json(beside, about)
     then = json.loads(beside.read_text("utf-8"))
     # A row holds in a larger space and beside other seeds as well.
     different = [key for key in about if key not in ("space", "networks", "seeds") and then.get(key) != about[key]]

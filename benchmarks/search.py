@@ -13,6 +13,7 @@ import json
 import random
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -123,7 +124,13 @@ class Replay:
 
 
 def replay(
-    table: Table, sampler: str, halving: bool, seed: int, trials: int = 50, workers: int = 2, keep: float = KEEP
+    table: Table,
+    sampler: str,
+    halving: bool,
+    seed: int,
+    trials: int = 50,
+    workers: int = 2,
+    keep: Sequence[float] = KEEP,
 ) -> Replay:
     """A search of `trials` networks by `workers` that take as long for a clip as the table says."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -160,7 +167,7 @@ def replay(
             continue
         trial.set_user_attr("rungs", {**attributes.get("rungs", {}), str(rung): score})
         others = at_rung(study.get_trials(deepcopy=False), rung)
-        if goes_on(others.pop(trial.number), others.values(), keep):
+        if goes_on(others.pop(trial.number), others.values(), keep[stage]):
             train(trial, network, stage + 1)
         else:
             candidates.end(trial, "stopped", TrialState.PRUNED)

@@ -30,14 +30,23 @@ CLASSES = ("one", "two", "three")
 
 
 def sleep_instead_of_training(
-    architecture: str, path: str, config: dict[str, Any], *, seconds: float
+    architecture: str, path: str, config: dict[str, Any], resume: bool = False, *, seconds: float
 ) -> dict[str, Any]:
-    """A made-up score between 1/3 and 1 after so many seconds, and a folder with the configuration, as a training leaves one."""
-    Path(path).mkdir(parents=True, exist_ok=True)
-    (Path(path) / "run.json").write_text(json.dumps(config))
-    time.sleep(seconds)
+    """A made-up score between 1/3 and 1 after so many seconds, and a folder with the configuration, as a training leaves one.
+
+    Where the recipe has rungs it waits at each, after its share of the seconds, and goes on when it is resumed.
+    """
+    folder, recipe = Path(path), config["recipe"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps(config))
+    shares = [recipe["stretch"] ** -left for left in range(recipe["restarts"], -1, -1)]
+    reached = folder / "reached"
+    stage = int(reached.read_text()) + 1 if resume and reached.exists() else 0
+    slept = seconds * (shares[stage] - (shares[stage - 1] if stage else 0.0))
+    time.sleep(slept)
+    reached.write_text(str(stage))
     drawn = int.from_bytes(hashlib.sha256(architecture.encode()).digest()[:4], "big") / 2**32
-    return {"val_accuracy": (1 + 2 * drawn) / 3, "seconds": seconds}
+    return {"val_accuracy": (1 + 2 * drawn) / 3, "clips": round(shares[stage] * config["clips"]), "seconds": slept}
 
 
 def no_estimate(architectures: list[str], *, seconds: float) -> float:
@@ -113,7 +122,7 @@ def coordinate(options: argparse.Namespace, say: Callable[[str], None]) -> dict[
             key: getattr(options, key)
             for key in ("trials", "study", "runs", "storage", "workers", "heartbeat", "sampler")
         },
-        budget=32,
+        budget=options.budget,
         train_input=(8, 8),
         device="cpu",
     )
@@ -159,6 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--workers", type=int, default=2)
     add("--seconds", type=float, default=1.0, help="that every stand-in for a training sleeps")
     add("--sampler", default="tpe")
+    add("--budget", type=int, default=32, help="clips that are not seen; from 288 on there are rungs")
     add("--heartbeat", type=int, default=10)
     add("--barrier", type=Path, metavar="DIR", help="wait there until --machines of these commands are ready")
     add("--machines", type=int, default=1)

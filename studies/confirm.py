@@ -195,7 +195,8 @@ def _print(console: Console, report: dict[str, Any], replication: Replication) -
     if (report["budget"], report["recipe"]) != (report["study_budget"], report["study_recipe"]):
         console.print(
             f"these runs saw {report['budget']:,} clips with recipe {report['recipe']}, the study's {report['study_budget']:,} with "
-            f"{report['study_recipe']}: the curse holds what that changes as well; `--budget {report['study_budget']}` measures it alone",
+            f"{report['study_recipe']}: the curse holds what that changes as well; `--budget {report['study_budget']} "
+            f"--recipe {report['study_recipe']}` measures it alone",
             soft_wrap=True,
         )
     console.print(

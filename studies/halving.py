@@ -11,7 +11,7 @@ how much a point adds to the hypervolume of those before it, where MOASHA takes 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -20,11 +20,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from studies.analysis import hypervolume, non_dominated
 
-KEEP = 1 / 2
-"""The share of the trainings at a rung that go on.
+KEEP = (0.45, 0.6)
+"""The shares of the trainings at the first and at the second rung that go on.
 
 Measured: `python -m benchmarks.search` (studies/LOG.md, "Early stopping"): a third saves more clips and loses more of the front."""
 
+# Assumed: so many say more than the mean of the few before.
+_ENOUGH = 6
 _BEYOND = 0.1  # Assumed: the usual tenth; with less, the cheapest and the most accurate network would add nothing.
 
 
@@ -68,11 +70,11 @@ def place(everyone: np.ndarray, newcomer: int = 0) -> int:
         left = left[~first]
 
 
-def mean_share(cycles: Iterable[float], keep: float = KEEP) -> float:
-    """The share of its budget that a training sees on average when `keep` of those at every rung go on; `cycles` are the rungs as shares of
-    the budget, the last one 1."""
-    ends = [0.0, *cycles]
-    return sum(keep**number * (end - begin) for number, (begin, end) in enumerate(pairwise(ends)))
+def mean_share(cycles: Iterable[float], keep: Sequence[float] = KEEP) -> float:
+    """The share of its budget that a training sees on average when these shares of those at the rungs go on; `cycles` are the rungs as
+    shares of the budget, the last one 1."""
+    steps = pairwise([0.0, *cycles])
+    return sum(math.prod(keep[:number]) * (end - begin) for number, (begin, end) in enumerate(steps))
 
 
 def at_rung(trials: Iterable[FrozenTrial], rung: int) -> dict[int, Reached]:
@@ -81,25 +83,50 @@ def at_rung(trials: Iterable[FrozenTrial], rung: int) -> dict[int, Reached]:
     return {
         trial.number: Reached(scores[key], trial.user_attrs["params"], trial.user_attrs["macs"])
         for trial in trials
-        if trial.state != TrialState.FAIL and key in (scores := trial.user_attrs.get("rungs", {}))
+        if trial.state != TrialState.FAIL and key in (scores := _scores(trial))
     }
 
 
 def expected(trials: Iterable[FrozenTrial]) -> dict[int, float]:
-    """The val accuracy (0 to 1) to be expected of every stopped trial, had it gone on, by number: for samplers, never for a front.
+    """The val accuracy (0 to 1) to be expected of every stopped trial, had it gone on, by number: for samplers, never for a front or a
+    decision at a rung.
 
-    It is the score at the last rung, and what the finished ones gained on average from there on.
+    What is known at its last rung foretells it: a ridge regression of the finished trials' accuracies on their scores up to there and the
+    logarithms of their costs, since networks of more params and MACs gain more after a rung, and a score there holds noise. Until `_ENOUGH` have finished it
+    is the score, and what the finished ones gained on average.
+    Measured: studies/LOG.md, "Early stopping": TPE finds better networks by it than by the mean gain; decisions by it are worse.
     """
     trials = list(trials)
-    gains: dict[str, list[float]] = {}
+    stopped: dict[int, list[FrozenTrial]] = {}
     for trial in trials:
-        if trial.state == TrialState.COMPLETE:
-            for rung, score in trial.user_attrs.get("rungs", {}).items():
-                gains.setdefault(rung, []).append(trial.values[0] - score)
-    gained = {rung: sum(of) / len(of) for rung, of in gains.items()}
-    stopped = (trial for trial in trials if trial.state == TrialState.PRUNED and trial.user_attrs.get("rungs"))
-    last = ((trial.number, max(trial.user_attrs["rungs"].items(), key=lambda of: int(of[0]))) for trial in stopped)
-    return {number: score + gained.get(rung, 0.0) for number, (rung, score) in last}
+        if trial.state == TrialState.PRUNED and (scores := _scores(trial)):
+            stopped.setdefault(max(map(int, scores)), []).append(trial)
+    found: dict[int, float] = {}
+    for rung, of in stopped.items():
+        finished = [trial for trial in trials if trial.state == TrialState.COMPLETE and str(rung) in _scores(trial)]
+        seen, known = (np.array([_known(trial, rung) for trial in group]) for group in (finished, of))
+        ends = np.array([trial.values[0] for trial in finished])
+        if len(finished) >= _ENOUGH:
+            centre, spread = seen.mean(axis=0), seen.std(axis=0)
+            spread[spread == 0] = 1.0
+            x, y = (seen - centre) / spread, ends - ends.mean()
+            weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ y)
+            foretold = ends.mean() + (known - centre) / spread @ weights
+        else:
+            foretold = known[:, 0] + ((ends - seen[:, 0]).mean() if finished else 0.0)
+        found |= dict(zip([trial.number for trial in of], foretold.tolist(), strict=True))
+    return found
+
+
+def _known(trial: FrozenTrial, rung: int) -> list[float]:
+    """Its score at this rung, those before, decades of params and MACs."""
+    until = sorted((int(clips) for clips in _scores(trial) if int(clips) <= rung), reverse=True)
+    costs = (trial.user_attrs["params"], trial.user_attrs["macs"])
+    return [*(_scores(trial)[str(clips)] for clips in until), *map(math.log10, costs)]
+
+
+def _scores(trial: FrozenTrial) -> dict[str, float]:
+    return trial.user_attrs.get("rungs", {})
 
 
 def _ahead(front: np.ndarray, mine: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import shlex
@@ -25,6 +26,7 @@ from studies.charts import duration, front_figure, write_html
 from studies.interrupts import interrupt
 from studies.records import StudyRecords
 from studies.search import Search, SearchOptions, Told
+from studies.storage import DATABASE_ERRORS
 from trainers.datasets import DEFAULT_FOLD
 from trainers.loop import rung_clips
 from trainers.opening import bars, open_data
@@ -255,7 +257,7 @@ def _share(search: Search) -> str:
 
 def _run(console: Console, search: Search, records: StudyRecords) -> str | None:
     best = records.trials()["val_accuracy"].max()
-    state = {"here": 0.0, "best": 0.0 if pd.isna(best) else float(best), "began": time.monotonic()}
+    state = {"here": 0.0, "front": 0.0, "best": 0.0 if pd.isna(best) else float(best), "began": time.monotonic()}
     with bars(console) as progress:
         bar = progress.add_task("estimating", total=search.options.trials)
 
@@ -281,8 +283,9 @@ def _run(console: Console, search: Search, records: StudyRecords) -> str | None:
             before, complete = progress.tasks[bar].completed or 0, search.complete()
             state["here"] += complete - before  # with the trials of other machines
             left = elapsed / max(1, state["here"]) * (search.options.trials - complete)
-            front = len(records.front())
-            status = f"best {state['best']:.1%}  front {front}  {duration(left)} left"
+            with contextlib.suppress(*DATABASE_ERRORS):  # one that is gone for a moment: the old number stays
+                state["front"] = len(records.front())
+            status = f"best {state['best']:.1%}  front {state['front']:.0f}  {duration(left)} left"
             progress.update(bar, completed=complete, description=status)
             if not console.is_terminal:
                 stopped = "" if told.stopped_at is None else f" at {told.stopped_at:,} clips, stopped"

@@ -14,7 +14,6 @@ import dataclasses
 import math
 import os
 import random
-import re
 import socket
 import time
 import warnings
@@ -62,6 +61,7 @@ from trainers.runs import (
     provenance,
     study_folder,
     trial_folder,
+    without_password,
     write_atomic,
 )
 from trainers.workers import (
@@ -258,7 +258,7 @@ class Search:
                 if options.retry_failed:
                     self._retry_failed(trials)
             if options.storage is not None:
-                address = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1@", options.storage)  # without its password
+                address = without_password(options.storage)
                 write_atomic(self.path / ADDRESS, lambda file: file.write(f"{address}\n".encode()))
             self._recover(trials, lock_file)
             stack.enter_context(self._heart.beating())
@@ -283,7 +283,7 @@ class Search:
             "train_input": list(self.train_input),
             "budget": self.budget,
             "recipe": dataclasses.asdict(self.recipe),
-            "halving": {"keep": round(KEEP, 6), "rungs": list(rung_clips(self.recipe, self.budget))}
+            "halving": {"keep": list(KEEP), "rungs": list(rung_clips(self.recipe, self.budget))}
             if self.halving
             else None,
             "seed": self.options.seed,
@@ -330,8 +330,9 @@ class Search:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             self._study.set_metric_names(_METRICS)
-        if not self._study.get_trials(deepcopy=False):
-            for name, architecture in PRESETS.items():
+        queued = {trial.user_attrs.get("preset") for trial in self._study.get_trials(deepcopy=False)}
+        for name, architecture in PRESETS.items():
+            if name not in queued:  # all of them, but for a study that was killed right here
                 self._candidates.enqueue(architecture, preset=name)
         self._open_artifacts(about["artifacts"])
         for key, value in about.items():
@@ -602,11 +603,12 @@ class Search:
             if (
                 self._study._storage.get_trial(trial._trial_id).state != TrialState.COMPLETE
             ):  # else it was told just before
-                return Told(
-                    trial.number, str(architecture), None, "taken for dead meanwhile; another process trains it"
-                )
+                return self._given_up(trial, architecture)
         self._successes, self._deaths = self._successes + 1, 0
         return Told(trial.number, str(architecture), result["val_accuracy"], None)
+
+    def _given_up(self, trial: Trial, architecture: Architecture) -> Told:
+        return Told(trial.number, str(architecture), None, "taken for dead meanwhile; another process trains it")
 
     def _end_once(self, trial: Trial | FrozenTrial, error: str) -> None:
         """Record a trial's own failure, unless it has been ended already."""
@@ -621,20 +623,21 @@ class Search:
         rung, val_accuracy = result["clips"], result["val_accuracy"]
         storage = self._study._storage
         with self._lock():
-            attributes = storage.get_trial(trial._trial_id).user_attrs
+            now = storage.get_trial(trial._trial_id)
+            attributes = now.user_attrs
+            if now.state.is_finished():
+                if attributes.get("outcome") == "stopped":  # told just before the database broke off
+                    return Told(trial.number, str(architecture), val_accuracy, None, stopped_at=rung)
+                return self._given_up(trial, architecture)
             if str(rung) not in attributes.get("rungs", {}):  # else it was noted just before
                 seconds = {**attributes.get("rung_seconds", {}), str(rung): result["seconds"]}
                 trial.set_user_attr("rung_seconds", seconds)
                 trial.set_user_attr("seconds", round(sum(seconds.values()), 2))
                 trial.set_user_attr("rungs", {**attributes.get("rungs", {}), str(rung): val_accuracy})
             others = at_rung(self._study.get_trials(deepcopy=False), rung)
-            newcomer = others.pop(trial.number, None)
-            if newcomer is None:
-                return Told(
-                    trial.number, str(architecture), None, "taken for dead meanwhile; another process trains it"
-                )
+            newcomer = others.pop(trial.number)
             self._successes, self._deaths = self._successes + 1, 0
-            if goes_on(newcomer, others.values(), KEEP):
+            if goes_on(newcomer, others.values(), KEEP[rung_clips(self.recipe, self.budget).index(rung)]):
                 return None
             self._candidates.end(trial, "stopped", TrialState.PRUNED)
         run = self._run(trial.number)

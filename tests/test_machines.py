@@ -103,9 +103,11 @@ def go(search: Search, on_told: Callable[[Told], None] = lambda told: None) -> p
 
 
 def check_whole(trials: pd.DataFrame, total: int) -> None:
-    """Exactly `total` networks finished, none twice, and none of those that were begun or queued for the study is missing."""
-    complete = trials[trials["state"] == "complete"]
+    """Exactly `total` networks finished or were stopped at a rung, none twice, and none of those that were begun or queued for the study is
+    missing."""
+    complete = trials[trials["state"].isin(["complete", "stopped"])]
     assert len(complete) == total
+    assert {"complete", "stopped"} <= set(trials["state"])
     assert complete["architecture"].is_unique
     assert set(PRESETS) <= set(complete["preset"])
     begun = trials[trials["state"] == "interrupted"]["architecture"].dropna()
@@ -120,7 +122,8 @@ class TestKills:
         """What was killed how often."""
         rng, killed = random.Random(SEED), Counter[str]()
         words = command(
-            noise, runs, storage, trials=trials, workers=workers, seconds=0.5, heartbeat=1, sampler="random"
+            *(noise, runs, storage),
+            **{"trials": trials, "workers": workers, "seconds": 1, "heartbeat": 1, "sampler": "random", "budget": 288},
         )
         process: subprocess.Popen[str] | None = None
         began, ended = 0.0, time.monotonic() + 900
@@ -176,7 +179,7 @@ class TestTwoMachines:
         """Two commands on an empty database at the same time: both make the tables, both want to queue the presets."""
         both = [
             subprocess.Popen(
-                [*command(noise, tmp_path / name, database, trials=14, workers=2, seconds=0.3), "--json"],
+                [*command(noise, tmp_path / name, database, trials=14, workers=2, seconds=0.5, budget=288), "--json"],
                 stdout=subprocess.PIPE,
                 text=True,
                 cwd=ROOT,

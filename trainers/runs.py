@@ -336,7 +336,13 @@ def _command() -> str:
     """This process's command line for a shell, without the password of a storage's URL."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     module = ["-m", spec.name] if spec else [Path(sys.argv[0]).name]
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", shlex.join(["python", *module, *sys.argv[1:]]))
+    return shlex.join(["python", *module, *map(without_password, sys.argv[1:])])
+
+
+def without_password(text: str) -> str:
+    """The same without the password of an address in it: that before the host, and that among a query's parameters."""
+    text = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1@", text)
+    return re.sub(r"(?<=[?&])password=[^&#\s]*&?", "", text).rstrip("?&")
 
 
 @cache
