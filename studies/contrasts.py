@@ -14,14 +14,17 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rich import box
 from rich.table import Table
 
 from studies.charts import quantity
 from studies.differences import POWER, Difference, bootstrap_interval, factorial_effects, holm, paired, seeds_for
 from studies.statistics import CONFIDENCE
 
-INSIDE, BETTER, WORSE, ONE_RUN = "inside the noise", "better", "worse", "one run: no noise measured"
+INSIDE, BETTER, WORSE, ONE_RUN = "inside the noise", "better", "worse", "one run"
 """What is said of a difference. Better and worse take an adjusted p below 0.05."""
+
+_LONGEST_LABEL = 34  # characters, in a terminal's table without a break
 
 
 class Arm(NamedTuple):
@@ -41,9 +44,9 @@ def build_rows(base: Arm, others: Sequence[Arm], overlap: float = 0.0) -> list[d
     its p, adjusted after Holm for as many variants as there are. `overlap` is as for `differences.paired`."""
     rows = [_row(base, base, None)]
     differences = [_difference(arm.val, base.val, overlap) for arm in others]
-    adjusted = iter(holm([found["p"] for found in differences if "p" in found]))
+    adjusted = iter(holm([found["p"] for found in differences if found["p"] is not None]))
     for arm, found in zip(others, differences, strict=True):
-        if "p" in found:
+        if found["p"] is not None:
             found["p_holm"] = float(next(adjusted))
         rows.append(_row(arm, base, found))
     return rows
@@ -90,7 +93,8 @@ def say_noise(of: Mapping[str, Any]) -> str:
 def _difference(val: Sequence[float], base: Sequence[float], overlap: float) -> dict[str, Any]:
     points = [100 * (mine - theirs) for mine, theirs in zip(val, base, strict=True)]
     if len(points) < 2:
-        return {**dict.fromkeys(Difference._fields), "n": 1, "mean": points[0], "bootstrap": None} | {"p_holm": None}
+        unknown: dict[str, Any] = dict.fromkeys((*Difference._fields, "bootstrap", "p_holm"))
+        return {**unknown, "n": 1, "mean": points[0]}
     found = paired(points, overlap)
     boot = bootstrap_interval(points) if overlap == 0 else None  # which draws runs as if they were independent
     return {**found._asdict(), "bootstrap": boot}
@@ -198,18 +202,21 @@ def _signed(number: int) -> str:
 def table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     """The rows for a terminal."""
     headings = _headings(rows)
-    drawn = Table(title=title)
-    for heading in headings:
-        drawn.add_column(heading, justify="left" if heading in ("variant", "verdict") else "right")
-    for row in rows:
-        drawn.add_row(*_cells(row, headings))
+    cells = [_cells(row, headings) for row in rows]
+    drawn = Table(title=title, box=box.SIMPLE_HEAD)
+    for number, heading in enumerate(headings):
+        short = number in (0, 3) and max(len(row[number]) for row in cells) <= _LONGEST_LABEL
+        drawn.add_column(heading, justify="left" if heading in ("variant", "verdict") else "right", no_wrap=short)
+    for row in cells:
+        drawn.add_row(*row)
     return drawn
 
 
 def effects_table(effects: Sequence[Mapping[str, Any]]) -> Table:
     """A factorial's effects for a terminal."""
     drawn = Table(
-        title="effects over all combinations: one factor moved from the base's level, or two beyond the sum of both"
+        box=box.SIMPLE_HEAD,
+        title="effects over all combinations: one factor moved from the base's level, or two beyond the sum of both",
     )
     for heading in _EFFECT_HEADINGS:
         drawn.add_column(heading, justify="left" if heading in ("effect", "verdict") else "right")
@@ -260,7 +267,18 @@ def as_markdown(
     return "\n".join([*parts, *(f"{note}\n" for note in notes)])
 
 
-_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "->": r"$\to$", "<": r"$<$", "=": "{=}"}
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "±": r"$\pm$",
+        "→": r"$\to$",
+        "<": "$<$",
+        ">": "$>$",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        **{mark: f"\\{mark}" for mark in "%&#_${}"},
+    }
+)
 
 
 def as_latex(
@@ -269,11 +287,7 @@ def as_latex(
     r"""The rows and the effects as a table of LaTeX's booktabs (`\usepackage{booktabs}`), with the notes below."""
 
     def escape(text: str) -> str:
-        for mark, written in _LATEX.items():
-            text = text.replace(mark, written)
-        for mark in "%&#_":
-            text = text.replace(mark, f"\\{mark}")
-        return text
+        return text.replace("->", "→").translate(_LATEX)
 
     def tabular(headings: Sequence[str], cells: Iterable[Sequence[str]]) -> list[str]:
         columns = "".join("l" if heading in ("variant", "effect", "verdict") else "r" for heading in headings)
@@ -285,7 +299,7 @@ def as_latex(
     lines += tabular(headings, (_cells(row, headings) for row in rows))
     if effects:
         lines += [r"\par\bigskip", *tabular(_EFFECT_HEADINGS, map(_effect_cells, effects))]
-    lines += [r"\par\smallskip\footnotesize", *map(escape, notes), r"\end{table}", ""]
+    lines += [r"\par\smallskip\footnotesize", *(rf"{escape(note)}\par" for note in notes), r"\end{table}", ""]
     return "\n".join(lines)
 
 
