@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 import shutil
 import signal
 import statistics
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,6 +86,8 @@ class Ablation:
     budget: int
     share: tuple[float, float]
     """Of the full log-mel's frames and mels, what is trained on: of every front end the same."""
+    command: str
+    _opened: dict[tuple[FrontEnd, int], Features] = field(default_factory=dict, repr=False)
 
     @cached_property
     def arms(self) -> list[Variant]:
@@ -109,20 +112,31 @@ class Ablation:
         frames, mels = self.input(variant, fold)
         return max(1, round(frames * self.share[0])), max(1, round(mels * self.share[1]))
 
+    def features(self, console: Console, variant: Variant, fold: Fold) -> Features:
+        """A variant's log-mels, made where they are not the data's own."""
+        key = self.front_end(variant, fold), fold.number
+        if key[0] == fold.features.front_end:
+            return fold.features
+        if key not in self._opened:
+            self._opened[key] = make_features(console, fold.dataset, key[0])
+        return self._opened[key]
+
     def cost(self, variant: Variant) -> Cost:
         """A variant's params and MACs at its full input."""
         fold = self.folds[0]
         return count(variant.setting.network, self.input(variant, fold), len(fold.dataset.classes))
 
-    def jobs(self, variant: Variant) -> list[Job]:
-        """A variant's runs, in an order that all variants share."""
-        return [self._job(variant, fold, seed) for fold in self.folds for seed in range(self.seeds)]
+    @cached_property
+    def jobs(self) -> list[list[Job]]:
+        """Every arm's runs, in an order that all arms share."""
+        pairs = [(fold, seed) for fold in self.folds for seed in range(self.seeds)]
+        return [[self._job(variant, fold, seed) for fold, seed in pairs] for variant in self.arms]
 
     def _job(self, variant: Variant, fold: Fold, seed: int) -> Job:
         network, recipe = variant.setting.network, variant.setting.recipe
         base = self.base.setting.network
         front_end, cost = dataclasses.asdict(self.front_end(variant, fold)), self.cost(variant)
-        decisive = {
+        decisive: dict[str, Any] = {
             "architecture": str(network),
             "like": None if network == base else str(base),
             "recipe": dataclasses.asdict(recipe),
@@ -130,7 +144,7 @@ class Ablation:
             "train_input": list(self.train_input(variant, fold)),
             "data": {**data_record(fold.dataset, fold.features), "front_end": front_end},
         }
-        unnamed = {key: value for key, value in decisive["recipe"].items() if key not in ("name", "epochs")}  # type: ignore[attr-defined]
+        unnamed = {key: value for key, value in decisive["recipe"].items() if key not in ("name", "epochs")}
         identity = {**decisive, "recipe": unnamed, "data": [fold.features.digest, front_end]}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         name = f"{str(network)[:_LONGEST_NOTATION]}-{digest}-f{fold.number}-s{seed}"
@@ -144,7 +158,7 @@ class Ablation:
             "input": list(self.input(variant, fold)),
             "seed": seed,
             "code": code_digest(),
-            "command": provenance()["command"],
+            "command": self.command,
         }
         return Job(variant, fold, seed, Run(self.folder / name), config)
 
@@ -179,6 +193,7 @@ def main(argv: list[str] | None = None) -> int:
         seeds=options.seeds,
         budget=budget,
         share=(train_input[0] / features.size[0], train_input[1] / features.size[1]),
+        command=provenance()["command"],
     )
     for variant in ablation.arms:
         _check_front_end(ablation, variant)
@@ -348,7 +363,7 @@ def _length(
     """Clips that each run sees, and the frames x mels that the base trains on: those of its study, of a short budget, or the recipe's own."""
     quick = recipe.name == short().name  # made for a study's budget and input
     if of_study is not None and quick and options.data is None:
-        budget, train_input = of_study["budget"], tuple(of_study["train_input"])
+        budget, train_input = of_study["budget"], (of_study["train_input"][0], of_study["train_input"][1])
     elif quick:
         budget, train_input = default_budget(len(dataset.classes)), default_train_input(full)
     else:
@@ -375,7 +390,7 @@ def _check_front_end(ablation: Ablation, variant: Variant) -> None:
 
 def _train(console: Console, ablation: Ablation, hands: Hands, accept_code: bool) -> int:
     """Train what is missing, a pool for all that share recipe, front end and fold; how many of the finished runs other code has made."""
-    jobs = [job for variant in ablation.arms for job in ablation.jobs(variant)]
+    jobs = [job for of_arm in ablation.jobs for job in of_arm]
     finished = [job for job in jobs if job.run.status.get("state") == "finished"]
     others = [job for job in finished if job.run.config.get("code") != code_digest()]
     if others and not accept_code:
@@ -409,13 +424,11 @@ def _train(console: Console, ablation: Ablation, hands: Hands, accept_code: bool
                 f"part {number} of {len(groups)}: recipe {recipe.name}, test fold {fold_number}, {group[0].variant.label}",
                 soft_wrap=True,
             )
-        own = front_end == fold.features.front_end
-        if not own:  # once here, and not by every worker
-            make_features(console, fold.dataset, front_end)
+        ablation.features(console, group[0].variant, fold)  # made once here, and not by every worker
         task = WorkerTask(
             *(fold.dataset, fold.features.digest, ablation.train_input(group[0].variant, fold), recipe),
             *(ablation.budget, hands.threads),
-            front_end=None if own else front_end,
+            front_end=None if front_end == fold.features.front_end else front_end,
         )
         train_all(console, [Planned(job.variant.label, job.run, job.config) for job in group], task, hands)
     return len(others)
@@ -425,25 +438,18 @@ def _score(console: Console, ablation: Ablation, hands: Hands) -> None:
     """Score every run that has no test scores yet, once."""
     device = torch.device(hands.devices[0])
     groups: dict[tuple[FrontEnd, int], list[Job]] = {}
-    for variant in ablation.arms:
-        for job in ablation.jobs(variant):
-            if job.run.scores is None:
-                groups.setdefault((ablation.front_end(variant, job.fold), job.fold.number), []).append(job)
-    with progress_bar(console, "test scores") as progress:
-        done, total = 0, sum(map(len, groups.values()))
-
-        def scored() -> None:
-            nonlocal done
-            done += 1
-            progress(done, total)
-
-        for (front_end, _), group in groups.items():
-            fold = group[0].fold
-            features = fold.features
-            if front_end != features.front_end:
-                features = make_features(console, fold.dataset, front_end)
-            size = ablation.train_input(group[0].variant, fold)
-            score_test([job.run for job in group], fold.dataset, features, size, device, scored)
+    for job in (job for of_arm in ablation.jobs for job in of_arm):
+        if job.run.scores is None:
+            groups.setdefault((ablation.front_end(job.variant, job.fold), job.fold.number), []).append(job)
+    for group in groups.values():
+        variant, fold = group[0].variant, group[0].fold
+        features = ablation.features(console, variant, fold)
+        with progress_bar(console, "test scores") as progress:
+            runs, done = [job.run for job in group], itertools.count(1)
+            score_test(
+                *(runs, fold.dataset, features, ablation.train_input(variant, fold), device),
+                lambda done=done, total=len(runs): progress(next(done), total),  # type: ignore[misc]
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------------- the report
@@ -453,8 +459,8 @@ def _name(network: Architecture) -> str:
     return preset_name(network) or str(network)
 
 
-def _arm(ablation: Ablation, variant: Variant, tested: bool) -> contrasts.Arm:
-    runs = [job.run for job in ablation.jobs(variant)]
+def _arm(ablation: Ablation, jobs: list[Job], tested: bool) -> contrasts.Arm:
+    variant, runs = jobs[0].variant, [job.run for job in jobs]
     setting, fold, cost = variant.setting, ablation.folds[0], ablation.cost(variant)
     facts = {
         "also": list(variant.also),
@@ -494,7 +500,7 @@ def _report(
 ) -> dict[str, Any]:
     """Everything that the ablation says, ready for JSON."""
     overlap = _overlap(ablation)
-    arms = [_arm(ablation, variant, options.test) for variant in ablation.arms]
+    arms = [_arm(ablation, jobs, options.test) for jobs in ablation.jobs]
     rows = contrasts.build_rows(arms[0], arms[1:], overlap)
     effects: list[dict[str, Any]] = []
     if grid is not None:
@@ -529,8 +535,11 @@ def _report(
 
 
 def _title(report: dict[str, Any]) -> str:
-    data = report["data"]
-    return f"{data['name']}{' (synthetic data)' if data['synthetic'] else ''}: what one change does to {report['base']}, validation accuracy"
+    data, changes = report["data"], {"grid": "every combination of changes", TABLE_2: "each row of the paper's Table 2"}
+    return (
+        f"{data['name']}{' (synthetic data)' if data['synthetic'] else ''}: what {changes.get(report['kind'], 'one change')} does to "
+        f"{report['base']}, validation accuracy"
+    )
 
 
 def _notes(report: dict[str, Any]) -> list[str]:
