@@ -18,8 +18,9 @@ import shutil
 import signal
 import statistics
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -446,10 +447,12 @@ def _score(console: Console, ablation: Ablation, hands: Hands) -> None:
         features = ablation.features(console, variant, fold)
         with progress_bar(console, "test scores") as progress:
             runs, done = [job.run for job in group], itertools.count(1)
-            score_test(
-                *(runs, fold.dataset, features, ablation.train_input(variant, fold), device),
-                lambda done=done, total=len(runs): progress(next(done), total),  # type: ignore[misc]
-            )
+            size, scored = ablation.train_input(variant, fold), partial(_count, progress, done, len(group))
+            score_test(runs, fold.dataset, features, size, device, scored)
+
+
+def _count(progress: Callable[[int, int], None], done: Iterator[int], total: int) -> None:
+    progress(next(done), total)
 
 
 # ---------------------------------------------------------------------------------------------------------------- the report
