@@ -24,7 +24,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -47,6 +46,7 @@ from trainers.config import RECIPES, Recipe, default_budget, default_train_input
 from trainers.datasets import Dataset, open_dataset
 from trainers.features import Features, FrontEnd, front_end_for
 from trainers.inputs import data_record
+from trainers.loop import resolve_device
 from trainers.opening import make_features, open_data, progress_bar
 from trainers.runs import Run, held, now, provenance, study_folder, write_atomic
 from trainers.scoring import score_test
@@ -437,7 +437,7 @@ def _train(console: Console, ablation: Ablation, hands: Hands, accept_code: bool
 
 def _score(console: Console, ablation: Ablation, hands: Hands) -> None:
     """Score every run that has no test scores yet, once."""
-    device = torch.device(hands.devices[0])
+    device = resolve_device(hands.devices[0])
     groups: dict[tuple[FrontEnd, int], list[Job]] = {}
     for job in (job for of_arm in ablation.jobs for job in of_arm):
         if job.run.scores is None:
