@@ -431,7 +431,9 @@ def _train(console: Console, ablation: Ablation, hands: Hands, accept_code: bool
             *(ablation.budget, hands.threads),
             front_end=None if front_end == fold.features.front_end else front_end,
         )
-        train_all(console, [Planned(job.variant.label, job.run, job.config) for job in group], task, hands)
+        where = f" on fold {fold_number}" if len(ablation.folds) > 1 else ""
+        planned = [Planned(job.variant.label + where, job.run, job.config) for job in group]
+        train_all(console, planned, task, hands)
     return len(others)
 
 

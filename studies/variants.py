@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from search_space.architecture import Architecture, Block
 from search_space.errors import UserError, unknown
@@ -235,7 +236,7 @@ def _axes(base: Setting) -> Iterator[Factor]:
         other = "" if operator == of else f"the base's operator is {operator}, not {of}"
         values = {dict(block.options).get(name) for block in blocks}
         value = "" if other else _text(values.pop()) if len(values) == 1 else "mixed"
-        yield axis(name, value, lambda a, level, name=name: _with_option(a, name, level), other)  # type: ignore[misc]
+        yield axis(name, value, partial(_with_option, name), other)
 
 
 def _text(value: object) -> str:
@@ -282,9 +283,9 @@ def _tapping(architecture: Architecture, taps: str) -> Architecture:
     return replace(architecture, tapped={"all": tuple(range(1, depth + 1)), "last": (depth,)}.get(taps, ()))
 
 
-def _each(architecture: Architecture, **changes: object) -> Architecture:
+def _each(architecture: Architecture, **changes: Any) -> Architecture:
     """The same change in every block."""
-    return replace(architecture, blocks=tuple(replace(block, **changes) for block in architecture.blocks))  # type: ignore[arg-type]
+    return replace(architecture, blocks=tuple(replace(block, **changes) for block in architecture.blocks))
 
 
 def _with_operator(architecture: Architecture, operator: str) -> Architecture:
@@ -294,7 +295,7 @@ def _with_operator(architecture: Architecture, operator: str) -> Architecture:
     return _each(architecture, operator=operator, options=options)
 
 
-def _with_option(architecture: Architecture, name: str, level: str) -> Architecture:
+def _with_option(name: str, architecture: Architecture, level: str) -> Architecture:
     def changed(block: Block) -> Block:
         kinds = {option.name: option.type for option in OPERATORS[block.operator].options()}
         return replace(block, options=tuple((n, kinds[n](level) if n == name else value) for n, value in block.options))
@@ -374,7 +375,7 @@ def _recipe_factors(base: Setting, recorders: int) -> Iterator[Factor]:
         there = recipe if on else of
 
         def change(setting: Setting, level: str) -> Setting:
-            values = (
+            values: dict[str, Any] = (
                 {f: getattr(there, f) for f in fields}
                 if level == "on"
                 else {fields[0]: type(getattr(there, fields[0]))()}
@@ -396,10 +397,11 @@ def _recipe_factors(base: Setting, recorders: int) -> Iterator[Factor]:
         level = f"{getattr(recipe, name):g}"
 
         def change(setting: Setting, text: str) -> Setting:
-            return replace(setting, recipe=replace(setting.recipe, **{name: float(text)}))
+            value: dict[str, Any] = {name: float(text)}
+            return replace(setting, recipe=replace(setting.recipe, **value))
 
         options = () if inactive else tuple(option for option in levels if option != level)
-        return Factor(name, RECIPE, level, options, change, inactive, number=lambda text: _share(name, text))
+        return Factor(name, RECIPE, level, options, change, inactive, number=partial(_share, name))
 
     osc = any(block.operator == "osc" for block in base.network.blocks)
     yield weight(
@@ -422,7 +424,7 @@ def _front_end_factors(base: Setting) -> Iterator[Factor]:
             return replace(setting, front_end={**setting.front_end, name: int(level)})
 
         options = tuple(f"{round(share * number)}" for share in shares)
-        yield Factor(name, FRONT_END, f"{number}", options, change, number=lambda text, name=name: _whole(name, text))  # type: ignore[misc]
+        yield Factor(name, FRONT_END, f"{number}", options, change, number=partial(_whole, name))
 
 
 def _share(name: str, text: str) -> str:
