@@ -408,7 +408,7 @@ def _train(console: Console, ablation: Ablation, hands: Hands, accept_code: bool
     first, data = ablation.folds[0], ablation.folds[0].dataset
     frames, mels = ablation.train_input(ablation.base, first)
     console.print(
-        f"{len(jobs)} runs (the base {_name(ablation.base.setting.network)} and {len(ablation.variants)} variants, {ablation.seeds} seeds, test "
+        f"{len(jobs)} runs (the base {_name(ablation.base.setting.network)} and {_of(len(ablation.variants), 'variant')}, {_of(ablation.seeds, 'seed')}, test "
         f"fold{'s' * (len(ablation.folds) > 1)} {', '.join(str(fold.number) for fold in ablation.folds)}) on {data.name}"
         f"{' (synthetic data)' if data.synthetic else ''}, each of {ablation.budget:,} clips at {frames}x{mels} with recipe "
         f"{ablation.base.setting.recipe.name}; {len(finished)} have finished already",
@@ -458,6 +458,10 @@ def _count(progress: Callable[[int, int], None], done: Iterator[int], total: int
 
 
 # ---------------------------------------------------------------------------------------------------------------- the report
+
+
+def _of(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _name(network: Architecture) -> str:
@@ -552,7 +556,7 @@ def _notes(report: dict[str, Any]) -> list[str]:
     folds, seeds, counts = report["folds"], len(report["seeds"]), report["data"]["counts"]
     frames, mels = report["input"]
     notes = [
-        f"{seeds} seed{'s' * (seeds > 1)}, test fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))} ({counts['val']} val clips), "
+        f"{_of(seeds, 'seed')}, test fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))} ({counts['val']} val clips), "
         f"{report['budget']:,} clips at {report['train_input'][0]}x{report['train_input'][1]}, recipe {report['recipe']}; params and MACs "
         f"at {frames}x{mels}.",
         "Differences are absolute points of val accuracy, variant minus base, run by run with the same seed (order of the clips, "
