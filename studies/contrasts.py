@@ -203,12 +203,13 @@ def table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     """The rows for a terminal."""
     headings = _headings(rows)
     cells = [_cells(row, headings) for row in rows]
-    drawn = Table(title=title, box=box.SIMPLE_HEAD)
+    drawn = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for number, heading in enumerate(headings):
-        short = number in (0, 3) and max(len(row[number]) for row in cells) <= _LONGEST_LABEL
-        drawn.add_column(heading, justify="left" if heading in ("variant", "verdict") else "right", no_wrap=short)
+        short = heading != "verdict" and max(len(row[number]) for row in cells) <= _LONGEST_LABEL
+        lines = heading.replace(", ", ",\n").replace(" [", "\n[")
+        drawn.add_column(lines, justify="left" if heading in ("variant", "verdict") else "right", no_wrap=short)
     for row in cells:
-        drawn.add_row(*row)
+        drawn.add_row(*(cell if number == 0 else cell.replace(" (", "\n(") for number, cell in enumerate(row)))
     return drawn
 
 
