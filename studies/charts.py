@@ -238,6 +238,43 @@ def effects_figure(
     return figure
 
 
+def forest_figure(rows: Sequence[Mapping[str, Any]], title: str = "", synthetic: bool = False) -> go.Figure:
+    """Differences to the base in points of accuracy, a row each from the top down, with their intervals, the line of no difference, and a colour for
+    what is said of each.
+
+    A row has `label`, `mean`, `low`, `high` (points; the last two None where nothing was repeated), `verdict`, and `hover`, shown under the pointer.
+    """
+    figure = go.Figure()
+    colours = {"better": BLUE, "worse": VERMILLION}
+    for verdict in dict.fromkeys(row["verdict"] for row in rows):
+        shown = [row for row in rows if row["verdict"] == verdict]
+        spread = [0.0 if row["low"] is None else row["high"] - row["mean"] for row in shown]
+        below = [0.0 if row["low"] is None else row["mean"] - row["low"] for row in shown]
+        trace = go.Scatter(
+            x=[row["mean"] for row in shown],
+            y=[html.escape(row["label"]) for row in shown],
+            name=verdict,
+            mode="markers",
+            marker={"color": colours.get(verdict, GREY), "size": 9, "symbol": "square"},
+            error_x={"type": "data", "array": spread, "arrayminus": below, "color": colours.get(verdict, GREY)},
+            hovertext=[html.escape(row["hover"]) for row in shown],
+            hovertemplate="%{y}: %{x:+.2f} points<br>%{hovertext}<extra></extra>",
+        )
+        figure.add_trace(trace)
+    figure.add_vline(x=0, line={"color": GREY, "width": 1, "dash": "dash"})
+    labels = [html.escape(row["label"]) for row in rows]
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=labels[::-1], automargin=True)
+    figure.update_xaxes(title="difference to the base (points of validation accuracy), 95 % interval", zeroline=False)
+    figure.update_layout(
+        _layout(title, synthetic),
+        height=180 + 26 * len(rows),
+        showlegend=True,
+        legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        hovermode="closest",
+    )
+    return figure
+
+
 def write_html(figure: go.Figure, path: Path) -> None:
     """Write a figure as one page that needs no network: plotly.js is inside, the button that uploads to plotly's cloud is not."""
     page = figure.to_html(include_plotlyjs=True, config=CONFIG)

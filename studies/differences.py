@@ -129,13 +129,13 @@ class Effect(NamedTuple):
 
 
 def factorial_effects(
-    scores: Mapping[tuple[Any, ...], Sequence[float]], factors: Mapping[str, Sequence[Any]]
+    scores: Mapping[tuple[Any, ...], Sequence[float]], factors: Mapping[str, Sequence[Any]], overlap: float = 0.0
 ) -> list[Effect]:
     """Main effects and two-way interactions of a full factorial: `scores` holds, for every combination of levels, a score per seed.
 
     A main effect is the mean over all levels of the other factors of the difference to the factor's first level. An interaction is what
     moving two factors together does beyond the sum of what each does alone, likewise averaged. Both are computed seed by seed, so the
-    interval is that of paired differences.
+    interval is that of paired differences. `overlap` is as for `paired`.
 
     Raises `UserError` where a combination is missing, or seeds differ in number.
     """
@@ -153,7 +153,7 @@ def factorial_effects(
     for i, name in enumerate(names):
         marginal = cube.mean(axis=tuple(k for k in range(len(names)) if k != i))  # (levels, seeds)
         effects += [
-            Effect((name,), (factors[name][level],), paired(marginal[level] - marginal[0]))
+            Effect((name,), (factors[name][level],), paired(marginal[level] - marginal[0], overlap))
             for level in range(1, shape[i])
         ]
     for i, j in combinations(range(len(names)), 2):
@@ -162,7 +162,7 @@ def factorial_effects(
             for b in range(1, shape[j]):
                 beyond = marginal[a, b] - marginal[a, 0] - marginal[0, b] + marginal[0, 0]
                 levels = factors[names[i]][a], factors[names[j]][b]
-                effects.append(Effect((names[i], names[j]), levels, paired(beyond)))
+                effects.append(Effect((names[i], names[j]), levels, paired(beyond, overlap)))
     return effects
 
 

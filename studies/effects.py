@@ -110,7 +110,8 @@ def importance(trials: pd.DataFrame, choices: Choices, losses_N: np.ndarray, top
     if not 0 < top < number or (losses_N <= np.sort(losses_N)[top - 1]).all():
         return frame
     study = optuna.create_study(directions=["minimize"])
-    study.add_trials([_optuna_trial(row, choices) for row in trials[list(choices)].to_dict("records")])
+    rows = trials[list(choices)].to_dict("records")
+    study.add_trials([_optuna_trial({str(name): of for name, of in row.items()}, choices) for row in rows])
     evaluator = PedAnovaImportanceEvaluator(target_quantile=(top - 0.5) / number)  # whose ceiling is `top`
 
     def evaluate(losses: np.ndarray) -> np.ndarray:

@@ -184,9 +184,8 @@ class Search:
         rungs = options.halving is not False
         self.budget = default_budget(self.n_classes, rungs) if options.budget is None else options.budget
         self.recipe = get_recipe("rungs")
-        self.halving = options.halving
-        if self.halving is None:
-            self.halving = rung_clips(self.recipe, self.budget)[0] >= self.recipe.batch_size
+        room = rung_clips(self.recipe, self.budget)[0] >= self.recipe.batch_size
+        self.halving = room if options.halving is None else options.halving
         if not self.halving:
             self.recipe = get_recipe("short")
         self.name = options.study or dataset.name

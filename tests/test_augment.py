@@ -85,6 +85,42 @@ class TestEach:
         assert torch.equal(first[1], again[1])
         assert not torch.equal(first[0], other[0])
 
+    @pytest.mark.parametrize("off", [None, *EACH])
+    def test_what_one_draws_does_not_depend_on_which_others_are_on(self, off: str | None) -> None:
+        """All at once are one after the other alone, each with the generator from its beginning."""
+        logmel, targets, correction = _batch()
+        on = [name for name in ("correction", "roll", "mix_style", "masks", "mixup") if name != off]
+        changes = {
+            field.name: getattr(EACH[name], field.name)
+            for name in on
+            for field in dataclasses.fields(Recipe)
+            if getattr(EACH[name], field.name) != getattr(PLAIN, field.name)
+        }
+        together = augment(logmel, targets, dataclasses.replace(PLAIN, **changes), START, _generator(7), correction)
+        for name in on:
+            before = logmel
+            logmel, targets = augment(logmel, targets, EACH[name], START, _generator(7), correction)
+            assert not torch.equal(logmel, before)
+        assert torch.equal(together[0], logmel)
+        assert torch.equal(together[1], targets)
+
+    def test_every_recipe_takes_as_much_from_the_generator(self) -> None:
+        """So the batches that follow, and the order of the clips, are the same whatever is on."""
+        logmel, targets, correction = _batch()
+        states, late = [], Moment(0.95, 3)
+        for recipe in (PLAIN, *EACH.values(), *(get_recipe(name) for name in RECIPES)):
+            generator = _generator(5)
+            augment(logmel, targets, recipe, late, generator, correction)
+            states.append(generator.get_state())
+        assert all(torch.equal(state, states[0]) for state in states)
+        assert not torch.equal(states[0], _generator(5).get_state())
+
+    def test_draws_of_batches_that_follow_each_other_differ(self) -> None:
+        logmel, targets, correction = _batch()
+        generator = _generator()
+        seen = [augment(logmel, targets, EACH["roll"], START, generator, correction)[0] for _ in range(8)]
+        assert len(torch.stack(seen).flatten(1).unique(dim=0)) == 8
+
     def test_a_recipe_without_augmentation_leaves_the_batch_alone(self) -> None:
         logmel, targets, correction = _batch()
         seen, labels = augment(logmel, targets, PLAIN, START, _generator(), correction)

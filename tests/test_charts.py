@@ -143,3 +143,43 @@ def test_a_written_figure_needs_no_network(trials, tmp_path):
     assert "<script src=" not in page
     assert '"showSendToCloud": false' in page
     assert len(page) > 1_000_000  # plotly.js itself
+
+
+class TestForest:
+    ROWS = (
+        {
+            "label": "operator: sc -> conv",
+            "mean": -10.0,
+            "low": -12.0,
+            "high": -8.5,
+            "verdict": "worse",
+            "hover": "net<1>",
+        },
+        {
+            "label": "taps: later -> last",
+            "mean": 0.5,
+            "low": -1.0,
+            "high": 2.0,
+            "verdict": "inside the noise",
+            "hover": "net2",
+        },
+        {"label": "hop: 1024 -> 512", "mean": 3.0, "low": None, "high": None, "verdict": "one run", "hover": "net3"},
+    )
+
+    def test_every_row_is_drawn_with_its_interval_and_says_its_network(self):
+        figure = charts.forest_figure(self.ROWS, title="Forest")
+        assert [trace.name for trace in figure.data] == ["worse", "inside the noise", "one run"]
+        worse, inside, once = figure.data
+        assert (worse.x, worse.error_x.array, worse.error_x.arrayminus) == ((-10.0,), (1.5,), (2.0,))
+        assert (once.error_x.array, once.error_x.arrayminus) == ((0.0,), (0.0,))
+        assert worse.hovertext == ("net&lt;1&gt;",)
+        assert worse.marker.color != inside.marker.color == once.marker.color
+        first, *_ = figure.layout.yaxis.categoryarray[::-1]
+        assert first == "operator: sc -&gt; conv"  # the first row stands at the top
+        assert "points of validation accuracy" in figure.layout.xaxis.title.text
+
+    def test_the_line_of_no_difference_is_there_and_synthetic_data_is_named(self):
+        figure = charts.forest_figure(self.ROWS, title="Forest", synthetic=True)
+        [line] = figure.layout.shapes
+        assert (line.x0, line.x1) == (0, 0)
+        assert figure.layout.title.text == "Forest · synthetic data"

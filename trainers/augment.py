@@ -1,4 +1,5 @@
-"""Augmentation on whole batches of log-mels, where the data lies. Every draw comes from the generator that is handed in.
+"""Augmentation on whole batches of log-mels, where the data lies. Every draw comes from the generator that is handed in, once a batch, so
+that recipes which differ in one augmentation see the same clips in the same order, and the other augmentations draw what they drew.
 
 B batch, T frames, F mel bins, K classes.
 """
@@ -14,6 +15,10 @@ from trainers.config import Recipe
 
 # Source: mixup without hesitation (Yu et al., 2021), algorithm 1 with p = 0.6, q = 0.9.
 ALWAYS_UNTIL, EVERY_OTHER_UNTIL = 0.6, 0.9
+
+
+# Which of a batch's generators is each augmentation's. These numbers never change, nor are they given to another one.
+_CORRECTION, _ROLL, _MIX_STYLE, _MASKS, _MIXUP = range(5)
 
 
 @dataclass(frozen=True)
@@ -35,17 +40,26 @@ def augment(
     """The batch as the network is to see it: corrected, rolled, masked and mixed as the recipe says; targets (B, K) mixed alike.
 
     `correction_BF` is what spectrum correction would add to each clip (`trainers.inputs.Inputs.corrections`). Draws are made on the CPU, so they
-    are the same on every device.
+    are the same on every device. One number is drawn from `generator`, whatever the recipe says; each augmentation has a generator of
+    its own made of it, so what one draws does not depend on whether another is on.
     """
+    drawn = int(torch.randint(2**29, (), generator=generator))
+
+    def own(augmentation: int) -> torch.Generator:
+        return torch.Generator().manual_seed(8 * drawn + augmentation)  # torch's CPU generator reads 32 bits of a seed
+
     if recipe.correction > 0 and correction_BF is not None:
-        logmel_BTF = correct(logmel_BTF, correction_BF, recipe.correction, generator)
+        logmel_BTF = correct(logmel_BTF, correction_BF, recipe.correction, own(_CORRECTION))
     if recipe.roll:
-        logmel_BTF = roll(logmel_BTF, generator)
+        logmel_BTF = roll(logmel_BTF, own(_ROLL))
     if recipe.mix_style > 0:
-        logmel_BTF = mix_style(logmel_BTF, recipe.mix_style, recipe.mix_style_alpha, generator)
-    logmel_BTF = spec_augment(logmel_BTF, recipe, generator)
-    if recipe.mixup_alpha > 0 and mixes(recipe.mixup_schedule, moment, generator):
-        logmel_BTF, targets_BK = mixup(logmel_BTF, targets_BK, recipe.mixup_alpha, generator)
+        logmel_BTF = mix_style(logmel_BTF, recipe.mix_style, recipe.mix_style_alpha, own(_MIX_STYLE))
+    if recipe.masks:
+        logmel_BTF = spec_augment(logmel_BTF, recipe, own(_MASKS))
+    if recipe.mixup_alpha > 0:
+        generator = own(_MIXUP)
+        if mixes(recipe.mixup_schedule, moment, generator):
+            logmel_BTF, targets_BK = mixup(logmel_BTF, targets_BK, recipe.mixup_alpha, generator)
     return logmel_BTF, targets_BK
 
 

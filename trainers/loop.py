@@ -148,6 +148,7 @@ def train(
     *,
     validate: str = "last",
     accumulate: int = 1,
+    like: str | Architecture | None = None,
     start: State | None = None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     on_batch: Callable[[Course], None] = lambda _: None,
@@ -157,11 +158,12 @@ def train(
 
     An epoch is one pass over train in a new order (`n_epochs` says how many); the last one ends where the clips run out. `validate` is 'every' or 'last' (epoch);
     accuracies are 0 to 1. `accumulate` cuts every batch into that many parts (of two clips at least) that pass one after the other before one step: less
-    memory, the same clips a step, batch norm over a part. `start` is a `State` to go on from. `on_epoch` hears of every finished epoch; `on_batch`
+    memory, the same clips a step, batch norm over a part. `like` is another network, whose initial weights this one begins with as far as
+    they fit (`seeded_model`). `start` is a `State` to go on from. `on_epoch` hears of every finished epoch; `on_batch`
     is called before every batch, of val as well, and may raise `Stopped`, as may `on_rung`, which hears of every end of a cycle but the last, in
     clips, and of the clips really seen, before the first batch whose middle lies beyond it. Raises `Diverged` on a loss or weight that is not finite.
     """
-    model = seeded_model(network, len(inputs.classes), seed, inputs.size[1]).to(device)
+    model = seeded_model(network, len(inputs.classes), seed, inputs.size[1], like).to(device)
     course = Course(model, _optimizer(model, recipe), device)
     if start is not None:
         course.restore(start)
@@ -319,11 +321,23 @@ def rung_clips(recipe: Recipe, clips: int) -> tuple[int, ...]:
     return tuple(round(share * clips) for share in recipe.cycles)
 
 
-def seeded_model(network: str | Architecture, n_classes: int, seed: int, n_mels: int = 256) -> nn.Module:
-    """A new network, by name, notation or architecture, whose initial weights depend on the seed alone; torch's global generator is left as it was."""
+def seeded_model(
+    network: str | Architecture, n_classes: int, seed: int, n_mels: int = 256, like: str | Architecture | None = None
+) -> nn.Module:
+    """A new network, by name, notation or architecture, whose initial weights depend on the seed alone; torch's global generator is left as it was.
+
+    With `like`, another network, every tensor whose name and shape both have is that one's of the same seed: two networks that differ in one
+    place begin alike everywhere else, so that less of the difference between their scores is chance.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_model(network, n_classes, n_mels)
+        model = build_model(network, n_classes, n_mels)
+    if like is not None:
+        theirs = seeded_model(like, n_classes, seed, n_mels).state_dict()
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        fitting = {name: tensor for name, tensor in theirs.items() if shapes.get(name) == tensor.shape}
+        model.load_state_dict(fitting, strict=False)
+    return model
 
 
 def resolve_device(name: str) -> torch.device:

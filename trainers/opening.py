@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from search_space.errors import UserError
 from trainers.clips import DEFAULT_FOLD
 from trainers.datasets import Dataset, open_dataset
-from trainers.features import Features, describe, prepare
+from trainers.features import Features, FrontEnd, describe, prepare
 
 # Assumed: often enough to see that something happens, in a file as well.
 LINE_EVERY_S = 30.0
@@ -24,19 +24,24 @@ def open_data(
     console: Console, source: str | None, subset: str | None = None, fold: int = DEFAULT_FOLD
 ) -> tuple[Dataset, Features]:
     """The data set that a person names, and its log-mels. Raises what `open_dataset` and `prepare` raise."""
+    with progress_bar(console, "headers") as report:
+        dataset = open_dataset(source, subset=subset, fold=fold, progress=report)
+    for notice in dataset.notices:
+        console.print(notice, markup=False, soft_wrap=True)
+    return dataset, make_features(console, dataset)
+
+
+def make_features(console: Console, dataset: Dataset, front_end: FrontEnd | None = None) -> Features:
+    """The data set's log-mels by this front end, or its own; notices printed. Raises what `prepare` raises."""
 
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
-    with progress_bar(console, "headers") as report:
-        dataset = open_dataset(source, subset=subset, fold=fold, progress=report)
-    for notice in dataset.notices:
-        say(notice)
     with progress_bar(console, "log-mels") as report:
-        features = prepare(dataset, progress=report, say=say)
+        features = prepare(dataset, front_end, progress=report, say=say)
     for notice in (describe(features.front_end, dataset.duration_s), *features.notices):
         say(notice)
-    return dataset, features
+    return features
 
 
 def reopen_data(console: Console, record: dict[str, Any]) -> tuple[Dataset, Features]:

@@ -62,6 +62,7 @@ def train_recorded(
     device: torch.device,
     *,
     accumulate: int = 1,
+    like: str | Architecture | None = None,
     keep_checkpoints: bool = False,
     resume: bool = False,
     pause: Callable[[int, float], bool] = lambda clips, val_accuracy: False,
@@ -75,7 +76,7 @@ def train_recorded(
     stopped, so that `resume` goes on exactly there; `say` hears of a checkpoint that is refused. The weights are those of the last epoch:
     nothing is chosen. Where the recipe has cycles, val is scored at the end of each (`rung_clips`), a row of the curve with the key `rung`;
     where `pause`, asked with the rung's clips and val accuracy (0 to 1), then says so, the state is kept for `resume` and `Paused` raised.
-    `on_epoch` gets the epoch's row and the seconds left; `check` is called before every batch and raises `Stopped` to stop.
+    `like` is as for `train`. `on_epoch` gets the epoch's row and the seconds left; `check` is called before every batch and raises `Stopped` to stop.
 
     Raises what `trainers.loop.train` raises, after the status says so, and `UserError` where no checkpoint can be read.
     """
@@ -135,6 +136,7 @@ def train_recorded(
             *(network, inputs, recipe, clips, seed, device),
             validate="every" if keep_checkpoints else "last",
             accumulate=accumulate,
+            like=like,
             start=start,
             on_epoch=finish,
             on_batch=before_batch,

@@ -21,7 +21,7 @@ from torch import nn
 
 from trainers.config import Recipe
 from trainers.datasets import Dataset
-from trainers.features import prepare
+from trainers.features import FrontEnd, prepare
 from trainers.inputs import MEMORY_SHARE, Inputs, load_inputs
 from trainers.loop import Course, Paused, Stopped, n_epochs, predict, predictions, resolve_device, seeded_model, train
 from trainers.metrics import scores
@@ -40,7 +40,7 @@ class WorkerTask:
     """What all trainings have in common: data, size and number of the clips, recipe, threads.
 
     `score_test` is for finished comparisons alone: each run scores test once, at its end. A search never does. With `pauses` a training
-    waits at every rung of the recipe until it is asked to go on.
+    waits at every rung of the recipe until it is asked to go on. `front_end` makes the log-mels where they are not to be the data's own.
     """
 
     dataset: Dataset
@@ -51,6 +51,7 @@ class WorkerTask:
     threads: int
     score_test: bool = False
     pauses: bool = False
+    front_end: FrontEnd | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def _start(task: WorkerTask, workers: int, devices: Queue[str], stop: Event, par
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(task.threads)
     dataset = task.dataset
-    features = prepare(dataset)
+    features = prepare(dataset, task.front_end)
     if features.digest != task.digest:
         raise RuntimeError(f"the data in {dataset.spec.source!r} changed while the study was starting")
     share = MEMORY_SHARE / workers
@@ -196,6 +197,7 @@ def train_candidate(architecture: str, path: str, config: dict[str, Any], resume
                 config["seed"],
                 worker.device,
             ),
+            like=config.get("like"),
             resume=resume,
             pause=at_rung,
             check=worker.check,
@@ -213,7 +215,8 @@ def train_candidate(architecture: str, path: str, config: dict[str, Any], resume
 def _score_test(worker: _Worker, run: Run, model: nn.Module) -> None:
     """Score the run's test split, once: train is loaded for its normalisation and let go."""
     task, train_split = worker.task, worker.inputs.splits["train"]
-    test = load_inputs(task.dataset, prepare(task.dataset), size=task.train_input, splits=("test",), train_clips=1)
+    features = prepare(task.dataset, task.front_end)
+    test = load_inputs(task.dataset, features, size=task.train_input, splits=("test",), train_clips=1)
     inputs = dataclasses.replace(worker.inputs, splits={"train": train_split, "test": test.splits["test"]})
     said = predictions(model, inputs, "test", worker.device)
     run.write_predictions("test", said)

@@ -1,0 +1,443 @@
+"""What differs from a base network, its recipe and its front end in one thing alone: the variants of an ablation. No torch.
+
+A factor is one thing that can be changed: it knows the base's level, the other levels, and how to change a setting to one of them. A factor that
+means nothing for the base (OSC's mid channels in a network of SC) is inactive and says why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from typing import Any, NamedTuple
+
+from search_space.architecture import Architecture, Block
+from search_space.errors import UserError, unknown
+from search_space.operators import OPERATORS
+from search_space.presets import PRESETS
+from search_space.space import get_space
+from trainers.config import RECIPES, Recipe, mixstyle, paper
+
+ARCHITECTURE, RECIPE, FRONT_END = "architecture", "recipe", "front end"
+# Assumed: more combinations than that nobody waits for.
+MOST_COMBINATIONS = 64
+# Source: 0.1 is BSConv's weight of the orthonormal loss, its authors tried powers of ten (arXiv 2003.13549); the paper names none.
+ORTHONORMAL = ("0", "0.01", "0.1", "1")
+LABEL_SMOOTHING = ("0", "0.1", "0.2")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an ablation changes: the network, the recipe, and the numbers of the front end, (mels, n_fft, hop) by name."""
+
+    network: Architecture
+    recipe: Recipe
+    front_end: Mapping[str, int]
+
+    def same(self, other: Setting) -> bool:
+        """Whether both train the same; a recipe's name and its own length decide nothing here."""
+        mine, theirs = (replace(setting.recipe, name="", epochs=0) for setting in (self, other))
+        return (self.network, mine, dict(self.front_end)) == (other.network, theirs, dict(other.front_end))
+
+
+class Factor(NamedTuple):
+    """One thing that can be changed: `level` is the base's, `options` are the other levels, `change` takes a setting to a level.
+
+    `inactive` says why there is nothing to change; `number` turns text into a level where any number will do.
+    """
+
+    name: str
+    kind: str
+    level: str
+    options: tuple[str, ...]
+    change: Callable[[Setting, str], Setting]
+    inactive: str = ""
+    number: Callable[[str], str] | None = None
+
+
+class Variant(NamedTuple):
+    """A setting with the levels that make it: (factor, level of the base, level here), and other names of the same one."""
+
+    setting: Setting
+    changes: tuple[tuple[str, str, str], ...]
+    also: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """How it is called: operator=conv, or two of these in a factorial."""
+        return ", ".join(f"{factor}={level}" for factor, _, level in self.changes) or "base"
+
+
+class Grid(NamedTuple):
+    """A full factorial: every factor's levels, the base's first, and the variant of every combination of them."""
+
+    levels: dict[str, tuple[str, ...]]
+    cells: dict[tuple[str, ...], Variant]
+
+
+def factors(base: Setting, recorders: int = 1) -> dict[str, Factor]:
+    """Every factor by its name, the inactive ones included; `recorders` made the training clips."""
+    found = (*_axes(base), *_parts(base), *_recipe_factors(base, recorders), *_front_end_factors(base))
+    return {factor.name: factor for factor in found}
+
+
+def choose(known: Mapping[str, Factor], text: str | None) -> dict[str, Factor]:
+    """The factors that a text names, such as "operator,split_ratio=0.25|0.75", with those levels alone; None: all of the architecture.
+
+    Raises `UserError` with the known names or levels.
+    """
+    if text is None:
+        return {name: factor for name, factor in known.items() if factor.kind == ARCHITECTURE}
+    chosen: dict[str, Factor] = {}
+    for part in text.split(","):
+        name, equals, levels = part.strip().partition("=")
+        if name not in known:
+            raise unknown("factor", name, known)
+        if name in chosen:
+            raise UserError(f"--factors names {name!r} twice; write its levels once, joined by |")
+        factor = known[name]
+        if equals and not factor.inactive:
+            factor = factor._replace(options=_levels(factor, levels.split("|")))
+        chosen[name] = factor
+    return chosen
+
+
+def _levels(factor: Factor, texts: Sequence[str]) -> tuple[str, ...]:
+    levels = []
+    for text in texts:
+        level = factor.number(text) if factor.number and text not in factor.options else text
+        if level == factor.level:
+            raise UserError(f"{factor.name}={text} is the base's own level; name others: {list(factor.options)}")
+        if level not in factor.options and not factor.number:
+            raise unknown(f"level of {factor.name}", text, factor.options)
+        levels.append(level)
+    return tuple(dict.fromkeys(levels))
+
+
+def one_change(base: Setting, chosen: Mapping[str, Factor]) -> list[Variant]:
+    """Every variant that one level of one of these factors makes; two names of the same one are one variant.
+
+    Raises `UserError` when there is none.
+    """
+    found: list[Variant] = []
+    for factor in chosen.values():
+        for level in () if factor.inactive else factor.options:
+            variant = Variant(factor.change(base, level), ((factor.name, factor.level, level),))
+            if variant.setting.same(base):
+                continue
+            twin = next((i for i, other in enumerate(found) if other.setting.same(variant.setting)), None)
+            if twin is None:
+                found.append(variant)
+            else:
+                found[twin] = found[twin]._replace(also=(*found[twin].also, variant.label))
+    if not found:
+        reasons = "; ".join(f"{factor.name}: {factor.inactive or 'no other level'}" for factor in chosen.values())
+        raise UserError(
+            f"no variant of {base.network} among these factors ({reasons}); choose others, --list names them"
+        )
+    return found
+
+
+def factorial(base: Setting, chosen: Mapping[str, Factor]) -> Grid:
+    """Every combination of the levels of the active factors.
+
+    Raises `UserError` for fewer than two active factors, for more than `MOST_COMBINATIONS`, and where two combinations are one network.
+    """
+    active = [factor for factor in chosen.values() if not factor.inactive and factor.options]
+    if len(active) < 2:
+        raise UserError(
+            f"--grid takes at least two active factors, not {[factor.name for factor in active]}; --list names them"
+        )
+    levels = [(factor.level, *factor.options) for factor in active]
+    number = math.prod(map(len, levels))
+    if number > MOST_COMBINATIONS:
+        sizes = " x ".join(f"{len(of)} of {factor.name}" for factor, of in zip(active, levels, strict=True))
+        raise UserError(
+            f"--grid is at most {MOST_COMBINATIONS} combinations, not {number} ({sizes}); choose fewer: --factors "
+            f"{active[0].name}={active[0].options[0]},{active[1].name}={active[1].options[0]}"
+        )
+    cells: dict[tuple[str, ...], Variant] = {}
+    for cell in product(*levels):
+        moved = [(factor, level) for factor, level in zip(active, cell, strict=True) if level != factor.level]
+        try:
+            setting, backwards = _moved(base, moved), _moved(base, moved[::-1])
+        except UserError as error:
+            raise UserError(f"--grid: {_named(active, cell)} can not be: {error}") from error
+        if not setting.same(backwards):
+            raise UserError(f"--grid: {_named(active, cell)} can not be: one of these undoes another; leave one out")
+        for other, variant in cells.items():
+            if variant.setting.same(setting):
+                raise UserError(
+                    f"--grid: {_named(active, cell)} and {_named(active, other)} are the same network; leave one of these factors out"
+                )
+        cells[cell] = Variant(setting, tuple((factor.name, factor.level, level) for factor, level in moved))
+    return Grid(dict(zip((factor.name for factor in active), levels, strict=True)), cells)
+
+
+def _moved(setting: Setting, moved: Sequence[tuple[Factor, str]]) -> Setting:
+    for factor, level in moved:
+        setting = factor.change(setting, level)
+    return setting
+
+
+def _named(active: Sequence[Factor], cell: Sequence[str]) -> str:
+    return ", ".join(f"{factor.name}={level}" for factor, level in zip(active, cell, strict=True))
+
+
+def table2(base: Setting) -> list[Variant]:
+    """The rows of the paper's Table 2 for this base (the paper's is dssdn-large), and those that take its two changes apart.
+
+    DL-O replaces the operators by a plain 3x3. DL-B replaces the blocks by one 3x3 each, operators included, and leaves the pooling out as well,
+    as its printed MACs tell; `dl-b-pooled` keeps the pooling, `plain` keeps pooling and operators and changes the block alone.
+    """
+    known = factors(base)
+    rows = choose(known, "operator=conv,block=plain|dl-b-pooled|dl-b")
+    return one_change(base, rows)
+
+
+# ------------------------------------------------------------------------------------------------- the axes of the space
+
+
+def _axes(base: Setting) -> Iterator[Factor]:
+    """The axes of the default space, as far as they mean something for the base, which may lie outside of it in other respects."""
+    architecture, choices = base.network, get_space("dssdn").choices
+    blocks, grows = architecture.blocks, _rule(architecture)
+
+    def axis(name: str, level: str, change: Callable[[Architecture, str], Architecture], inactive: str = "") -> Factor:
+        options = () if inactive else tuple(text for option in choices[name] if (text := _text(option)) != level)
+        return Factor(name, ARCHITECTURE, level, options, _on_network(change), inactive)
+
+    uneven = "" if grows is not None else "its widths do not grow twice and then stay, as those of the space do"
+    explicit = "" if _taps(architecture) else "the head sees blocks by number"
+    yield axis("depth", f"{len(blocks)}", lambda a, level: _deepened(a, int(level)), uneven or explicit)
+    yield axis("stem", f"{architecture.stem}", lambda a, level: _widened(a, stem=int(level)), uneven)
+    yield axis(
+        "growth", f"{grows}" if grows is not None else "", lambda a, level: _widened(a, growth=int(level)), uneven
+    )
+
+    ratios, plain = {block.split_ratio for block in blocks}, architecture.kind == "plain"
+    ratio = _text(ratios.pop()) if len(ratios) == 1 else "mixed"
+    reason = "a plain block is not cut" if plain else ""
+    if architecture.merge != "splice":
+        reason = f"merge {architecture.merge!r} takes a cut in halves"
+    yield axis("split_ratio", "1" if plain else ratio, lambda a, level: _each(a, split_ratio=float(level)), reason)
+
+    operators = {block.operator for block in blocks}
+    operator = operators.pop() if len(operators) == 1 else "mixed"
+    offered = (*(f"{option}" for option in choices["operator"]), "conv")
+    yield Factor(
+        *("operator", ARCHITECTURE, operator),
+        tuple(name for name in offered if name != operator),
+        _on_network(_with_operator),
+    )
+    for name, of in (("osc_mid", "osc"), ("partial_ratio", "spc")):
+        other = "" if operator == of else f"the base's operator is {operator}, not {of}"
+        values = {dict(block.options).get(name) for block in blocks}
+        value = "" if other else _text(values.pop()) if len(values) == 1 else "mixed"
+        yield axis(name, value, partial(_with_option, name), other)
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
+
+
+def _on_network(change: Callable[[Architecture, str], Architecture]) -> Callable[[Setting, str], Setting]:
+    return lambda setting, level: replace(setting, network=change(setting.network, level))
+
+
+def _rule(architecture: Architecture) -> int | None:
+    """By how much the width grows in each of the first two blocks, if it stays from there on."""
+    growth = architecture.blocks[0].out_channels - architecture.stem
+    widths = [architecture.stem + growth * min(number, 2) for number in range(1, len(architecture.blocks) + 1)]
+    return growth if [block.out_channels for block in architecture.blocks] == widths else None
+
+
+def _widened(architecture: Architecture, stem: int | None = None, growth: int | None = None) -> Architecture:
+    stem = architecture.stem if stem is None else stem
+    growth = (_rule(architecture) or 0) if growth is None else growth
+    widths = (stem + growth * min(number, 2) for number in range(1, len(architecture.blocks) + 1))
+    blocks = (replace(block, out_channels=width) for block, width in zip(architecture.blocks, widths, strict=True))
+    return replace(architecture, stem=stem, blocks=tuple(blocks))
+
+
+def _deepened(architecture: Architecture, depth: int) -> Architecture:
+    """The first blocks, or the last one repeated; the head goes on to see what it saw: all, the last, or all but the first."""
+    taps, growth = _taps(architecture), _rule(architecture)
+    kept = architecture.blocks[:depth]
+    kept += (kept[-1],) * (depth - len(kept))
+    changed = replace(architecture, blocks=kept, tapped=())
+    return _tapping(_widened(changed, growth=growth), taps or "later")
+
+
+def _taps(architecture: Architecture) -> str | None:
+    numbers, depth = architecture.tap_numbers, len(architecture.blocks)
+    if not architecture.tapped:
+        return "later"
+    return "last" if numbers == (depth,) else "all" if len(numbers) == depth else None
+
+
+def _tapping(architecture: Architecture, taps: str) -> Architecture:
+    depth = len(architecture.blocks)
+    return replace(architecture, tapped={"all": tuple(range(1, depth + 1)), "last": (depth,)}.get(taps, ()))
+
+
+def _each(architecture: Architecture, **changes: Any) -> Architecture:
+    """The same change in every block."""
+    return replace(architecture, blocks=tuple(replace(block, **changes) for block in architecture.blocks))
+
+
+def _with_operator(architecture: Architecture, operator: str) -> Architecture:
+    """Every block with this operator, its options those of the paper's network that has it, or none."""
+    published = (block for preset in PRESETS.values() for block in preset.blocks if block.operator == operator)
+    options = next((block.options for block in published), ())
+    return _each(architecture, operator=operator, options=options)
+
+
+def _with_option(name: str, architecture: Architecture, level: str) -> Architecture:
+    def changed(block: Block) -> Block:
+        kinds = {option.name: option.type for option in OPERATORS[block.operator].options()}
+        return replace(block, options=tuple((n, kinds[n](level) if n == name else value) for n, value in block.options))
+
+    return replace(architecture, blocks=tuple(changed(block) for block in architecture.blocks))
+
+
+# ---------------------------------------------------------------------------------------------------- parts of the network
+
+
+def _parts(base: Setting) -> Iterator[Factor]:
+    """What can be taken out of the network, or turned round."""
+    architecture = base.network
+    plain, cut = architecture.kind == "plain", any(block.cut for block in architecture.blocks)
+    no_path = "a plain block has no such path" if plain else ""
+
+    def part(
+        name: str,
+        level: str,
+        levels: Sequence[str],
+        change: Callable[[Architecture, str], Architecture],
+        inactive: str = "",
+    ) -> Factor:
+        options = () if inactive else tuple(other for other in levels if other != level)
+        return Factor(name, ARCHITECTURE, level, options, _on_network(change), inactive)
+
+    def distilling(a: Architecture, level: str) -> Architecture:
+        return replace(a, kind="distillation" if level == "on" else "chain")
+
+    yield part(
+        "distillation", "on" if architecture.kind == "distillation" else "off", ("on", "off"), distilling, no_path
+    )
+
+    def attending(a: Architecture, level: str) -> Architecture:
+        return replace(a, eca=0 if level == "off" else None)
+
+    attention = "off" if plain or architecture.eca == 0 else "on"
+    yield part("attention", attention, ("on", "off"), attending, "a plain block has no attention" if plain else "")
+
+    taps = _taps(architecture) or "some"
+    depth = len(architecture.blocks)
+    levels = ("later", "last", "all") if depth > 2 else ("later", "all")  # of two blocks, the last are the later ones
+    yield part("taps", taps, levels, _tapping, "of one block there is one output" if depth == 1 else "")
+
+    yield part(
+        *("cut", "on" if cut else "off", ("on", "off")),
+        lambda a, _: _each(a, split_ratio=1.0),
+        "" if cut else "no block is cut; split_ratio names the cuts there are",
+    )
+
+    def turned(a: Architecture, level: str) -> Architecture:
+        return replace(a, heavy="low" if level == "low" else "high")
+
+    yield part("heavy", architecture.heavy, ("low", "high"), turned, "" if cut else "no block is cut")
+
+    def replaced(a: Architecture, level: str) -> Architecture:
+        plain_ones = replace(_each(a, split_ratio=1.0), kind="plain", heavy="low", merge="splice", eca=None)
+        if level == "plain":
+            return plain_ones
+        plain_ones = _with_operator(plain_ones, "conv")
+        return plain_ones if level == "dl-b-pooled" else _each(plain_ones, pool=(1, 1))
+
+    block = part("block", architecture.kind, ("plain", "dl-b-pooled", "dl-b"), replaced)
+    yield block._replace(options=(), inactive="the base's blocks are plain ones") if plain else block
+
+
+# --------------------------------------------------------------------------------------------------- recipe and front end
+
+
+def _recipe_factors(base: Setting, recorders: int) -> Iterator[Factor]:
+    """Augmentations of the recipe in use switched, on with the values of the recipe that has them; the losses' weights; another recipe."""
+    recipe = base.recipe
+
+    def switch(name: str, of: Recipe, fields: tuple[str, ...], inactive: str = "") -> Factor:
+        """`fields` say all of it, the first one whether it is on."""
+        on = bool(getattr(recipe, fields[0]))
+        there = recipe if on else of
+
+        def change(setting: Setting, level: str) -> Setting:
+            values: dict[str, Any] = (
+                {f: getattr(there, f) for f in fields}
+                if level == "on"
+                else {fields[0]: type(getattr(there, fields[0]))()}
+            )
+            return replace(setting, recipe=replace(setting.recipe, **values))
+
+        return Factor(
+            name, RECIPE, "on" if on else "off", () if inactive else ("off" if on else "on",), change, inactive
+        )
+
+    yield switch("roll", replace(recipe, roll=True), ("roll",))
+    yield switch("mixup", paper(), ("mixup_alpha", "mixup_schedule"))
+    yield switch("masks", paper(), ("masks", "mask_width"))
+    yield switch("mix_style", mixstyle(), ("mix_style", "mix_style_alpha"))
+    one = "" if recorders > 1 else "one recorder made all training clips"
+    yield switch("correction", paper(), ("correction",), one)
+
+    def weight(name: str, levels: tuple[str, ...], inactive: str = "") -> Factor:
+        level = f"{getattr(recipe, name):g}"
+
+        def change(setting: Setting, text: str) -> Setting:
+            value: dict[str, Any] = {name: float(text)}
+            return replace(setting, recipe=replace(setting.recipe, **value))
+
+        options = () if inactive else tuple(option for option in levels if option != level)
+        return Factor(name, RECIPE, level, options, change, inactive, number=partial(_share, name))
+
+    osc = any(block.operator == "osc" for block in base.network.blocks)
+    yield weight(
+        "orthonormal", ORTHONORMAL, "" if osc else "the base has no OSC, whose layers alone it holds orthonormal"
+    )
+    yield weight("label_smoothing", LABEL_SMOOTHING)
+
+    def other(setting: Setting, level: str) -> Setting:
+        return replace(setting, recipe=RECIPES[level]())
+
+    yield Factor("recipe", RECIPE, recipe.name, tuple(name for name in RECIPES if name != recipe.name), other)
+
+
+def _front_end_factors(base: Setting) -> Iterator[Factor]:
+    """Half and twice the base's numbers, and for mels a quarter."""
+    for name, shares in (("mels", (0.25, 0.5)), ("n_fft", (0.5, 2)), ("hop", (0.5, 2))):
+        number = base.front_end[name]
+
+        def change(setting: Setting, level: str, name: str = name) -> Setting:
+            return replace(setting, front_end={**setting.front_end, name: int(level)})
+
+        options = tuple(f"{round(share * number)}" for share in shares)
+        yield Factor(name, FRONT_END, f"{number}", options, change, number=partial(_whole, name))
+
+
+def _share(name: str, text: str) -> str:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= (1 if name == "label_smoothing" else 1000):
+        raise UserError(f"{name} is a number from 0 on such as 0.1, not {text!r}")
+    return f"{value:g}"
+
+
+def _whole(name: str, text: str) -> str:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 1_000_000):
+        raise UserError(f"{name} is a whole number of at least 1, not {text!r}")
+    return str(int(text))

@@ -1,0 +1,281 @@
+"""Variants: each differs from the base in one thing, what means nothing is said to, and two names of one network are one variant."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from search_space.architecture import Architecture
+from search_space.errors import UserError
+from search_space.presets import NETWORKS, PRESETS
+from search_space.space import get_space
+from studies.variants import Factor, Setting, Variant, choose, factorial, factors, one_change, table2
+from trainers.config import RECIPES, get_recipe, mixstyle, paper, short
+
+FRONT_END = {"mels": 256, "n_fft": 2048, "hop": 1024}
+SPACE = get_space("dssdn")
+AXES = ("depth", "stem", "growth", "split_ratio", "operator", "osc_mid", "partial_ratio")
+
+
+def setting(network: str = "dssdn-middle", recipe: str = "short") -> Setting:
+    architecture = NETWORKS.get(network) or Architecture.parse(network)
+    return Setting(architecture, get_recipe(recipe), FRONT_END)
+
+
+def variants(network: str, text: str | None, recipe: str = "short", recorders: int = 1) -> dict[str, Variant]:
+    base = setting(network, recipe)
+    return {variant.label: variant for variant in one_change(base, choose(factors(base, recorders), text))}
+
+
+def networks(network: str, text: str | None) -> dict[str, str]:
+    return {label: str(variant.setting.network) for label, variant in variants(network, text).items()}
+
+
+class TestAxes:
+    @pytest.mark.parametrize("name", PRESETS)
+    def test_each_moves_one_choice_of_the_space_to_each_other_option(self, name: str) -> None:
+        """But for the operator's own option, which is the paper's network's."""
+        base = SPACE.encode(PRESETS[name])
+        known = factors(setting(name))
+        for axis in AXES:
+            assert bool(known[axis].inactive) == (axis not in base), axis
+            if known[axis].inactive:
+                continue
+            assert known[axis].level == f"{base[axis]:g}" if isinstance(base[axis], float) else f"{base[axis]}"
+            moved = set()
+            for variant in one_change(setting(name), {axis: known[axis]}):
+                if variant.label == "operator=conv":
+                    continue  # not in the space: plain 3x3 is the paper's DL-O
+                chosen = SPACE.encode(variant.setting.network)
+                moved.add(chosen[axis])
+                own = {"operator": {"osc_mid", "partial_ratio"}}.get(axis, set())
+                assert {key for key in chosen if chosen[key] != base.get(key)} - own == {axis}
+                assert (variant.setting.recipe, variant.setting.front_end) == (short(), FRONT_END)
+            assert moved == set(SPACE.choices[axis]) - {base[axis]}
+
+    def test_middle_and_small_together_have_all_axes(self) -> None:
+        active = [
+            {n for n, f in factors(setting(name)).items() if not f.inactive} for name in ("dssdn-middle", "dssdn-small")
+        ]
+        assert set(AXES) <= active[0] | active[1]
+
+    def test_an_inactive_one_says_why(self) -> None:
+        known = factors(setting("dssdn-large"))
+        assert known["osc_mid"].inactive == "the base's operator is sc, not osc"
+        assert known["partial_ratio"].inactive == "the base's operator is sc, not spc"
+        uneven = factors(setting("dssdn_c8-12-8_r0.5_sc_h16"))
+        assert "its widths do not grow twice" in uneven["depth"].inactive
+        assert uneven["operator"].options == ("osc", "spc", "conv")
+
+    def test_operators_come_with_the_papers_options(self) -> None:
+        found = networks("dssdn-large", "operator")
+        assert found == {
+            "operator=osc": str(PRESETS["dssdn-small"]),
+            "operator=spc": str(PRESETS["dssdn-middle"]),
+            "operator=conv": str(NETWORKS["dl-o"]),
+        }
+
+    def test_what_else_the_base_departs_in_stays(self) -> None:
+        found = networks(
+            "dssdn_c8-12-16_r0.5_sc_h16_high_t1-2_eca0_chain", "depth=3,operator=conv,stem=12,split_ratio=0.25"
+        )
+        assert found == {
+            "depth=3": "dssdn_c8-12-16-16_r0.5_sc_h16_high_t1-2-3_eca0_chain",
+            "operator=conv": "dssdn_c8-12-16_r0.5_conv_h16_high_t1-2_eca0_chain",
+            "stem=12": "dssdn_c12-16-20_r0.5_sc_h16_high_t1-2_eca0_chain",
+            "split_ratio=0.25": "dssdn_c8-12-16_r0.25_sc_h16_high_t1-2_eca0_chain",
+        }
+
+
+class TestParts:
+    def test_each_is_the_notation_one_would_write(self) -> None:
+        found = networks("dssdn-large", "distillation,attention,taps,cut,heavy,block")
+        base = str(PRESETS["dssdn-large"])
+        assert found == {
+            "distillation=off": f"{base}_chain",
+            "attention=off": f"{base}_eca0",
+            "taps=last": f"{base}_t5",
+            "taps=all": f"{base}_t1-2-3-4-5",
+            "cut=off": base.replace("r0.5", "r1"),
+            "heavy=high": f"{base}_high",
+            "block=plain": base.replace("r0.5", "r1") + "_plain",
+            "block=dl-b-pooled": str(NETWORKS["dl-b-pooled"]),
+            "block=dl-b": str(NETWORKS["dl-b"]),
+        }
+
+    def test_they_are_switched_on_where_the_base_has_them_off(self) -> None:
+        found = networks("dssdn_c8-12-16_r0.5_sc_h16_high_t2_eca0", "attention,heavy,taps")
+        assert set(found) == {"attention=on", "heavy=low", "taps=all"}
+        assert found["attention=on"] == "dssdn_c8-12-16_r0.5_sc_h16_high"
+        assert networks("dssdn_c8-12-16_r0.5_sc_h16_chain", "distillation") == {
+            "distillation=on": "dssdn_c8-12-16_r0.5_sc_h16"
+        }
+
+    def test_a_plain_network_has_few(self) -> None:
+        known = factors(setting("dl-b-pooled"))
+        inactive = {name for name, factor in known.items() if factor.inactive and factor.kind == "architecture"}
+        assert inactive == {
+            *("split_ratio", "osc_mid", "partial_ratio", "distillation", "attention", "cut", "heavy", "block"),
+        }
+
+    def test_two_names_of_one_network_are_one_variant(self) -> None:
+        found = variants("dssdn-large", "split_ratio=1,cut")
+        assert list(found) == ["split_ratio=1"]
+        assert found["split_ratio=1"].also == ("cut=off",)
+        small = variants("dl-o", "block=plain|dl-b-pooled")
+        assert (list(small), small["block=plain"].also) == (["block=plain"], ("block=dl-b-pooled",))
+
+    @pytest.mark.parametrize(
+        "name",
+        [*NETWORKS, "dssdn_c8-12-16_r0.5-1_sc-osc.m4_h16", "dssdn_c8-12_r0.5_sc_h16_add", "dssdn_c8-12_r1_sc_h8"],
+    )
+    def test_all_variants_of_any_base_are_different_networks(self, name: str) -> None:
+        base = setting(name)
+        found = one_change(base, choose(factors(base), None))
+        written = [str(variant.setting.network) for variant in found]
+        assert len(set(written)) == len(written) > 5
+        assert str(base.network) not in written
+        assert all(
+            Architecture.parse(text) == variant.setting.network for text, variant in zip(written, found, strict=True)
+        )
+
+
+class TestRecipes:
+    def test_augmentations_are_switched_with_the_values_of_the_recipe_that_has_them(self) -> None:
+        found = variants("dssdn-large", "roll,mixup,masks,mix_style,correction", recorders=3)
+        changed = {label: variant.setting.recipe for label, variant in found.items()}
+        like, has = paper(), mixstyle()
+        assert changed == {
+            "roll=off": dataclasses.replace(short(), roll=False),
+            "mixup=on": dataclasses.replace(short(), mixup_alpha=like.mixup_alpha, mixup_schedule=like.mixup_schedule),
+            "masks=on": dataclasses.replace(short(), masks=like.masks, mask_width=like.mask_width),
+            "mix_style=on": dataclasses.replace(short(), mix_style=has.mix_style, mix_style_alpha=has.mix_style_alpha),
+            "correction=on": dataclasses.replace(short(), correction=like.correction),
+        }
+        assert all(variant.setting.network == PRESETS["dssdn-large"] for variant in found.values())
+
+    def test_those_that_are_on_are_switched_off(self) -> None:
+        found = variants("dssdn-large", "roll,mixup,masks,correction", "paper", recorders=3)
+        assert set(found) == {"roll=on", "mixup=off", "masks=off", "correction=off"}
+        recipe = found["masks=off"].setting.recipe
+        assert (recipe.masks, recipe.mixup_alpha) == (0, paper().mixup_alpha)
+
+    def test_what_has_nothing_to_work_on_is_inactive(self) -> None:
+        assert factors(setting())["correction"].inactive == "one recorder made all training clips"
+        assert "no OSC" in factors(setting("dssdn-middle"))["orthonormal"].inactive
+        assert [v.setting.recipe.orthonormal for v in variants("dssdn-small", "orthonormal").values()] == [0, 0.01, 1]
+
+    def test_any_number_will_do_for_a_weight(self) -> None:
+        found = variants("dssdn-small", "orthonormal=0.5,label_smoothing=0.05|0.0")
+        assert list(found) == ["orthonormal=0.5", "label_smoothing=0.05", "label_smoothing=0"]
+        assert found["label_smoothing=0.05"].setting.recipe.label_smoothing == 0.05
+
+    def test_other_recipes(self) -> None:
+        found = variants("dssdn-large", "recipe")
+        assert list(found) == [f"recipe={name}" for name in RECIPES if name != "short"]
+        assert found["recipe=paper"].setting.recipe == paper()
+
+
+class TestFrontEnds:
+    def test_mels_window_and_hop(self) -> None:
+        found = variants("dssdn-large", "mels,n_fft,hop")
+        changed = {label: dict(variant.setting.front_end) for label, variant in found.items()}
+        assert changed == {
+            "mels=64": {**FRONT_END, "mels": 64},
+            "mels=128": {**FRONT_END, "mels": 128},
+            "n_fft=1024": {**FRONT_END, "n_fft": 1024},
+            "n_fft=4096": {**FRONT_END, "n_fft": 4096},
+            "hop=512": {**FRONT_END, "hop": 512},
+            "hop=2048": {**FRONT_END, "hop": 2048},
+        }
+        assert list(variants("dssdn-large", "mels=40")) == ["mels=40"]
+
+
+class TestChoosing:
+    def test_without_names_it_is_the_architecture(self) -> None:
+        chosen = choose(factors(setting()), None)
+        assert {factor.kind for factor in chosen.values()} == {"architecture"}
+        assert set(AXES) < set(chosen)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("operators", r"unknown factor 'operators'; known: \['attention'"),
+            ("operator=mc", r"unknown level of operator 'mc'; known: \['conv', 'osc', 'sc'\]"),
+            ("operator=spc", r"operator=spc is the base's own level; name others: \['sc', 'osc', 'conv'\]"),
+            ("operator,operator=sc", "names 'operator' twice"),
+            ("mels=none", "mels is a whole number of at least 1, not 'none'"),
+            ("label_smoothing=2", "label_smoothing is a number from 0 on such as 0.1, not '2'"),
+            ("osc_mid", "no variant of dssdn_c28.* among these factors .osc_mid: the base's operator is spc, not osc"),
+        ],
+    )
+    def test_what_is_not_there_is_refused(self, text: str, message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            variants("dssdn-middle", text)
+
+
+class TestFactorial:
+    def grid(self, text: str) -> tuple[dict[str, tuple[str, ...]], dict[tuple[str, ...], Variant]]:
+        base = setting("dssdn-large")
+        return factorial(base, choose(factors(base), text))
+
+    def test_it_is_every_combination_the_base_first(self) -> None:
+        levels, cells = self.grid("operator=osc|spc,distillation,roll")
+        assert levels == {"operator": ("sc", "osc", "spc"), "distillation": ("on", "off"), "roll": ("on", "off")}
+        assert len(cells) == 12
+        first = next(iter(cells))
+        assert (first, cells[first].changes) == (("sc", "on", "on"), ())
+        both = cells["spc", "off", "off"]
+        assert str(both.setting.network) == f"{PRESETS['dssdn-middle']}_chain"
+        assert not both.setting.recipe.roll
+        assert both.label == "operator=spc, distillation=off, roll=off"
+        assert len({(str(v.setting.network), v.setting.recipe.roll) for v in cells.values()}) == 12
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("operator", "at least two active factors"),
+            ("operator,osc_mid", r"at least two active factors, not \['operator'\]"),
+            (
+                "depth,stem,operator",
+                r"at most 64 combinations, not 140 \(5 of depth x 7 of stem x 4 of operator\); choose fewer",
+            ),
+            ("cut,heavy", "heavy=high and cut=off, heavy=low are the same network"),
+            ("block=plain,distillation", "block=plain, distillation=off can not be: one of these undoes another"),
+            ("block=dl-b,operator=osc", "block=dl-b, operator=osc can not be: one of these undoes another"),
+            ("heavy,block=plain", "heavy=high, block=plain"),
+        ],
+    )
+    def test_what_does_not_cross_is_refused(self, text: str, message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            self.grid(text)
+
+
+def test_table_2_has_the_papers_rows_and_those_that_take_its_changes_apart() -> None:
+    base = setting("dssdn-large")
+    found = {variant.label: variant.setting.network for variant in table2(base)}
+    assert found == {
+        "operator=conv": NETWORKS["dl-o"],
+        "block=plain": Architecture.parse(str(PRESETS["dssdn-large"]).replace("r0.5", "r1") + "_plain"),
+        "block=dl-b-pooled": NETWORKS["dl-b-pooled"],
+        "block=dl-b": NETWORKS["dl-b"],
+    }
+
+
+def test_a_factor_reads_as_a_row() -> None:
+    factor = factors(setting())["operator"]
+    assert isinstance(factor, Factor)
+    assert (factor.name, factor.kind, factor.level, factor.options) == (
+        "operator",
+        "architecture",
+        "spc",
+        ("sc", "osc", "conv"),
+    )
+
+
+def test_variants_are_named_without_torch() -> None:
+    code = "import sys, studies.variants; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
