@@ -258,7 +258,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--name", help="the folder's name below --runs (default: ablate-<data>)")
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs lie (default: runs)")
-    add("--workers", type=int, help="processes that train (default: one a GPU, or one a core up to 8)")
+    add("--workers", type=int, help="processes that train (default: one to four a GPU, or one a core up to 8)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--test", action="store_true", help="score every finished run once on test; nothing is chosen by it")
     add("--accept-code", action="store_true", help="take finished runs that other code has made as they are")

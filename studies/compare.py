@@ -173,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--name", help="the folder's name below --runs (default: compare-<data>)")
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs lie (default: runs)")
-    add("--workers", type=int, help="processes that train (default: one a GPU, or one a core up to 8)")
+    add("--workers", type=int, help="processes that train (default: one to four a GPU, or one a core up to 8)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add(
         "--record",

@@ -127,6 +127,7 @@ def _report(replication: Replication, rungs: pd.DataFrame) -> dict[str, Any]:
             ranked.append({"predictor": name, "clips": clips, "networks": int(known_N.sum()), **_plain(found)})
     return {
         **about,
+        "stopped": int((replication.records.trials()["state"] == "stopped").sum()),
         "networks": networks,
         "correlations": ranked,
         "reading": reading(ranked[0], {of["predictor"]: of["tau"] for of in ranked if of["clips"] is None}),
@@ -187,6 +188,12 @@ def _print(console: Console, report: dict[str, Any], replication: Replication) -
         )
     console.print(ranks)
     console.print(report["reading"], soft_wrap=True)
+    if report["stopped"]:
+        console.print(
+            f"only networks that the study trained fully are ranked: the {report['stopped']} that it stopped early are not among "
+            f"them, so the scores at the rungs look worse here than they are",
+            soft_wrap=True,
+        )
     if report["recipe"] != report["study_recipe"]:
         console.print(f"the study's recipe is {report['study_recipe']}, that of these runs {report['recipe']}")
     console.print(f"kept in {replication.folder}", markup=False, soft_wrap=True)

@@ -152,7 +152,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)")
     add("--storage", metavar="URL", help="the study's database, where it has one")
     add("--recipe", default="short", help=f"one of {', '.join(RECIPES)} (default: short)")
-    add("--workers", type=int, help="processes that train (default: one a GPU, or one a core up to 8)")
+    add("--workers", type=int, help="processes that train (default: one to four a GPU, or one a core up to 8)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
 

@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--sampler", default=defaults.sampler, help=f"one of {', '.join(SAMPLERS)} (default: tpe)")
     add("--seed", type=int, default=defaults.seed, help="of sampling and of every training (default: 0)")
-    add("--workers", type=int, help="processes that train (default: one a GPU, or one a core up to 8)")
+    add("--workers", type=int, help="processes that train (default: one to four a GPU, or one a core up to 8)")
     add("--device", default=defaults.device, help="auto, cpu, cuda or cuda:N (default: auto)")
     add(
         "--budget",

@@ -82,6 +82,8 @@ MOST_DEATHS = 10
 # Assumed: how long a database may be away before a machine gives up, and how long while it is being stopped.
 _PATIENCE_S, _LAST_PATIENCE_S = 3600.0, 10.0
 _LOOK_S = 2.0
+# Assumed: a machine that found no other network looks again so often for one that a dead machine leaves.
+_EXHAUSTED_S = 30.0
 _ESTIMATES = 3
 _WORKERS = 8  # may always be asked for, whatever the cores: they only get slower
 _CAPS = ("max_params", "max_macs", "max_bytes", "precision", "limits")
@@ -210,7 +212,7 @@ class Search:
         self.shared = options.storage is not None
         self._failures = self._successes = self._deaths = 0
         self._stale: dict[int, float] = {}
-        self._looked_s = 0.0
+        self._looked_s = self._filled_s = 0.0
         self._interrupts = Interrupts()
 
     # ---- the study
@@ -432,17 +434,24 @@ class Search:
             return None
         crew = self._crew()
         pending: Pending = {}
-        waiting = False
+        waiting = exhausted = ended = False
         self._interrupts.hold()
         try:
             share = mean_share(self.recipe.cycles) if self.halving else 1.0
             on_start(self._estimate(crew) * share * remaining / self.workers, remaining)
             while True:
-                exhausted = self._patiently(lambda: self._fill(crew, pending))
+                # Each look for a network where there is none leaves records behind.
+                looked = not exhausted or ended or time.monotonic() - self._filled_s > _EXHAUSTED_S
+                if looked:
+                    exhausted = self._patiently(lambda: self._fill(crew, pending))
+                    self._filled_s = time.monotonic()
                 if not pending:
                     complete, elsewhere = self._patiently(self._standing)
                     if complete >= self.options.trials:
                         return None
+                    if not elsewhere and exhausted and not looked:
+                        exhausted = False  # what another machine left may be queued again
+                        continue
                     if not elsewhere and exhausted:
                         return f"no other network within the caps was found; {complete} were trained"
                     if elsewhere and not waiting:
@@ -451,6 +460,7 @@ class Search:
                     self._interrupts.rest(min(_LOOK_S, self.options.heartbeat))
                 with self._interrupts.welcome():
                     finished, _ = wait(pending, timeout=self._look_again_s(), return_when=FIRST_COMPLETED)
+                ended = bool(finished)
                 for future in finished:
                     asked = pending[future]
                     told = self._patiently(lambda future=future, asked=asked: self._tell(future, *asked))  # type: ignore[misc]

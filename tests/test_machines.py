@@ -284,6 +284,29 @@ class TestHeartbeats:
             assert "another process trains it" in (told.error or "")
             assert search.complete() == 0
 
+    def test_nor_at_a_rung_and_what_was_stopped_stays_stopped(self, noise: Path, tmp_path: Path, database: str) -> None:
+        """As above; and the connection breaks right after a training was stopped, so that it is told again."""
+        search = stand_in(noise, tmp_path, storage=database, budget=288)
+        result = {"seconds": 1.0, "val_accuracy": 0.5, "clips": 32}
+        with search.opened():
+            asked = search._candidates.next(6)
+            assert asked is not None
+            search._interrupted(asked[0], died=True)
+            told = search._at_rung(*asked, result)
+            assert told is not None
+            assert "another process trains it" in (told.error or "")
+            assert search.complete() == 0
+            asked = search._candidates.next(6)
+            assert asked is not None
+            asked[0].set_user_attr("rungs", {"32": 0.5})
+            search._candidates.end(asked[0], "stopped", optuna.trial.TrialState.PRUNED)
+            run = search._run(asked[0].number)
+            run.path.mkdir(parents=True)
+            again = search._at_rung(*asked, result)
+            assert again is not None
+            assert (again.val_accuracy, again.stopped_at, again.error) == (0.5, 32, None)
+            assert search.complete() == 1
+
     def test_a_trial_that_was_asked_for_by_a_process_that_died_at_once_takes_no_slot(
         self, noise: Path, tmp_path: Path, database: str
     ) -> None:

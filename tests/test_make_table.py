@@ -51,6 +51,10 @@ def test_rows_are_curves_and_the_same_command_goes_on(tiny_folder: Path, tmp_pat
     assert set(about["signal"]) == {"32", "96", "288"}
     assert about["data"]["source"] == tiny_folder.name
     assert str(tmp_path) not in path.with_suffix(".json").read_text()
+    main([*arguments, "--networks", "1", "--seeds", "1"])  # asks for less: nothing is lost
+    assert len(pd.read_csv(path)) == 4
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert (about["networks"], about["seeds"], set(about["signal"])) == (2, 2, {"32", "96", "288"})
     with pytest.raises(UserError, match=r"was made with something else \(budget, rungs\); give the same options"):
         main([*_arguments(tiny_folder, tmp_path, 300), "--networks", "1"])
 
