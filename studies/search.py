@@ -634,21 +634,20 @@ class Search:
         with self._lock():
             now = storage.get_trial(trial._trial_id)
             attributes = now.user_attrs
-            if now.state.is_finished():
-                if attributes.get("outcome") == "stopped":  # told just before the database broke off
-                    return Told(trial.number, str(architecture), val_accuracy, None, stopped_at=rung)
+            if not now.state.is_finished():
+                if str(rung) not in attributes.get("rungs", {}):  # else it was noted just before
+                    seconds = {**attributes.get("rung_seconds", {}), str(rung): result["seconds"]}
+                    trial.set_user_attr("rung_seconds", seconds)
+                    trial.set_user_attr("seconds", round(sum(seconds.values()), 2))
+                    trial.set_user_attr("rungs", {**attributes.get("rungs", {}), str(rung): val_accuracy})
+                others = at_rung(self._study.get_trials(deepcopy=False), rung)
+                newcomer = others.pop(trial.number)
+                self._successes, self._deaths = self._successes + 1, 0
+                if goes_on(newcomer, others.values(), KEEP[rung_clips(self.recipe, self.budget).index(rung)]):
+                    return None
+                self._candidates.end(trial, "stopped", TrialState.PRUNED)
+            elif attributes.get("outcome") != "stopped":  # else it was told just before the database broke off
                 return self._given_up(trial, architecture)
-            if str(rung) not in attributes.get("rungs", {}):  # else it was noted just before
-                seconds = {**attributes.get("rung_seconds", {}), str(rung): result["seconds"]}
-                trial.set_user_attr("rung_seconds", seconds)
-                trial.set_user_attr("seconds", round(sum(seconds.values()), 2))
-                trial.set_user_attr("rungs", {**attributes.get("rungs", {}), str(rung): val_accuracy})
-            others = at_rung(self._study.get_trials(deepcopy=False), rung)
-            newcomer = others.pop(trial.number)
-            self._successes, self._deaths = self._successes + 1, 0
-            if goes_on(newcomer, others.values(), KEEP[rung_clips(self.recipe, self.budget).index(rung)]):
-                return None
-            self._candidates.end(trial, "stopped", TrialState.PRUNED)
         run = self._run(trial.number)
         run.write_status("stopped", **{key: run.status.get(key) for key in ("epoch", "epochs")}, clips_seen=rung)
         drop_checkpoints(run)
