@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         "--budget",
         type=count_of,
         metavar="CLIPS",
-        help="clips a candidate sees (default: 192 a class, at least 4800; twice that with --halving, of which stopped ones see a part)",
+        help="clips a candidate sees (default: 192 a class, at least 4800; half as many again with --halving, of which stopped ones see a part)",
     )
     add(
         "--train-input",

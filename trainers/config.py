@@ -128,12 +128,12 @@ def get_recipe(name: str) -> Recipe:
 
 
 def default_budget(n_classes: int, rungs: bool = False) -> int:
-    """Clips that a study's candidate sees when nobody says how many: with `rungs` twice as many, of which a stopped one sees but a part.
+    """Clips that a study's candidate sees when nobody says how many: with `rungs` half as many again, of which a stopped one sees but a part.
 
     Source: `python -m benchmarks.signal` (studies/LOG.md): ten classes need half of what fifty do. With rungs the average network sees fewer
     clips than without (studies/LOG.md, "Early stopping"), and the first rung, a ninth, still tells networks apart.
     """
-    return max(4800, 192 * n_classes) * (2 if rungs else 1)
+    return max(4800, 192 * n_classes) * (3 if rungs else 2) // 2
 
 
 def default_train_input(size: tuple[int, int]) -> tuple[int, int]:
