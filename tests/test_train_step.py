@@ -85,6 +85,7 @@ class TestOtherReports:
         with pytest.raises(UserError, match="--hours is above 0"):
             features.main(["--hours", "0"])
 
+    @pytest.mark.slow
     def test_a_whole_candidate(self, tiny_folder, capsys):
         assert trial.main(["--data", str(tiny_folder), "--networks", "0", "--budget", "32", "--json"]) == 0
         report = json.loads(capsys.readouterr().out)
