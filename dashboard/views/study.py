@@ -90,9 +90,11 @@ def show_summary(study: StudyRecords, trials: pd.DataFrame) -> None:
         data["counts"],
         *(" × ".join(map(str, info[key])) for key in ("train_input", "input")),
     )
+    *rungs, _ = (info.get("halving") or {}).get("rungs", [0])
+    stopped = f" or is stopped at {' or '.join(f'{clips:,}' for clips in rungs)}" * bool(rungs)
     st.text(
         f"{data['name']}: {len(data['classes'])} classes, {counts['train']:,} training and {counts['val']:,} validation clips. "
-        f"Each network sees {info['budget']:,} clips at {trained_at}; costs are counted at {counted_at} (frames × mels)."
+        f"Each network sees {info['budget']:,} clips{stopped} at {trained_at}; costs are counted at {counted_at} (frames × mels)."
     )
     best = per_cent(complete["val_accuracy"].max()) if len(complete) else "–"
     volume = f"{hypervolume_of(trials, info['reference_point']):.4f}"
