@@ -120,9 +120,17 @@ class TestKills:
     def run(self, noise: Path, runs: Path, storage: str | None, trials: int, workers: int, kills: int) -> Counter[str]:
         """What was killed how often."""
         rng, killed = random.Random(SEED), Counter[str]()
+        seconds = 1 if trials < 10 else 4  # so many kills, and no network that is hit eleven times and given up
         words = command(
             *(noise, runs, storage),
-            **{"trials": trials, "workers": workers, "seconds": 1, "heartbeat": 1, "sampler": "random", "budget": 288},
+            **{
+                "trials": trials,
+                "workers": workers,
+                "seconds": seconds,
+                "heartbeat": 1,
+                "sampler": "random",
+                "budget": 288,
+            },
         )
         process: subprocess.Popen[str] | None = None
         began, ended = 0.0, time.monotonic() + 900
@@ -133,7 +141,7 @@ class TestKills:
                         return killed
                     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, text=True, cwd=ROOT)
                     began = time.monotonic()
-                time.sleep(rng.uniform(0.2, 0.6))
+                time.sleep(rng.uniform(0.2, 0.6) * max(1, seconds / 2))
                 if killed.total() >= kills or (not killed and not self.all_train(runs, storage, workers)):
                     continue  # the first one cuts a training off, the others come at any moment
                 with contextlib.suppress(psutil.NoSuchProcess):
