@@ -148,8 +148,8 @@ def main(argv: list[str] | None = None) -> int:
         table = io.StringIO()
         writer = csv.DictWriter(table, _columns(about), lineterminator="\n")
         writer.writeheader()
-        kept = [key for key in rows if key not in set(wanted)]  # of an earlier command that asked for more
-        writer.writerows(rows[key] for key in [*wanted, *kept])
+        everything = dict.fromkeys([*wanted, *rows])  # those of an earlier command that asked for more stay, behind
+        writer.writerows(rows[key] for key in everything)
         write_atomic(path, lambda file: file.write(table.getvalue().encode()))
         about |= {"networks": len({text for text, _ in rows}), "seeds": len({seed for _, seed in rows})}
         seconds = sum(float(row["seconds"]) for row in rows.values())

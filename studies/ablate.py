@@ -11,16 +11,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import itertools
 import json
 import re
 import shutil
 import signal
 import statistics
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -448,13 +446,8 @@ def _score(console: Console, ablation: Ablation, hands: Hands) -> None:
         variant, fold = group[0].variant, group[0].fold
         features = ablation.features(console, variant, fold)
         with progress_bar(console, "test scores") as progress:
-            runs, done = [job.run for job in group], itertools.count(1)
-            size, scored = ablation.train_input(variant, fold), partial(_count, progress, done, len(group))
-            score_test(runs, fold.dataset, features, size, device, scored)
-
-
-def _count(progress: Callable[[int, int], None], done: Iterator[int], total: int) -> None:
-    progress(next(done), total)
+            runs, size = [job.run for job in group], ablation.train_input(variant, fold)
+            score_test(runs, fold.dataset, features, size, device, progress)
 
 
 # ---------------------------------------------------------------------------------------------------------------- the report

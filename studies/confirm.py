@@ -59,12 +59,9 @@ def main(argv: list[str] | None = None) -> int:
         if options.test:
             runs = [training.run for training in replication.planned()]
             with progress_bar(console, "test") as report_progress:
-                done = iter(range(1, len(runs) + 1))
                 frames, mels = info["train_input"]
-                score_test(
-                    *(runs, dataset, features, (frames, mels), resolve_device(options.device)),
-                    on_scored=lambda: report_progress(next(done), len(runs)),
-                )
+                device = resolve_device(options.device)
+                score_test(runs, dataset, features, (frames, mels), device, report_progress)
         report = _report(replication)
         replication.write(report, pd.DataFrame(report["networks"]))
     if options.json:

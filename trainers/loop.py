@@ -336,7 +336,7 @@ def seeded_model(
         theirs = seeded_model(like, n_classes, seed, n_mels).state_dict()
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         fitting = {name: tensor for name, tensor in theirs.items() if shapes.get(name) == tensor.shape}
-        model.load_state_dict(fitting, strict=False)
+        model.load_state_dict({**model.state_dict(), **fitting})
     return model
 
 

@@ -4,7 +4,7 @@ it."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -18,12 +18,12 @@ from trainers.runs import Run
 
 
 def score_test(
-    runs: Iterable[Run],
+    runs: Sequence[Run],
     dataset: Dataset,
     features: Features,
     train_input: tuple[int, int],
     device: torch.device,
-    on_scored: Callable[[], None] = lambda: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write the test scores of those finished runs, trained at `train_input`, that have none yet; the others stay as
     they are.
@@ -34,13 +34,13 @@ def score_test(
     inputs = load_inputs(dataset, features, size=train_input, splits=("test",), train_clips=1)
     zeros_F, ones_F = torch.zeros_like(inputs.mean_F), torch.ones_like(inputs.std_F)
     raw = dataclasses.replace(inputs, mean_F=zeros_F, std_F=ones_F)
-    for run in runs:
+    for done, run in enumerate(runs, start=1):
         if run.scores is None:
             said = predictions(load_model(run).to(device), raw, "test", device)
             run.write_predictions("test", said)
             recorders = _recorders_heard(dataset, run.config["clips"])
             run.write_json("scores.json", {"split": "test", **scores(said, dataset.classes, recorders)})
-        on_scored()
+        progress(done, len(runs))
 
 
 def _recorders_heard(dataset: Dataset, clips: int) -> set[str]:
