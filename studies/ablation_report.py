@@ -181,28 +181,6 @@ def _row_of(report: dict[str, Any], name: str) -> dict[str, Any] | None:
     return next((row for row in report["rows"][1:] if row["network"] == str(NETWORKS[name])), None)
 
 
-def _forest_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = [
-        {
-            "label": contrasts.changed(row),
-            **{key: row["difference_points"][key] for key in ("mean", "low", "high")},
-            "verdict": row["verdict"],
-            "hover": row["network"],
-        }
-        for row in report["rows"][1:]
-    ]
-    effects = [
-        {
-            "label": f"effect: {row['effect']}",
-            **{key: row["difference_points"][key] for key in ("mean", "low", "high")},
-            "verdict": row["verdict"],
-            "hover": "over all combinations",
-        }
-        for row in report["effects"]
-    ]
-    return [*rows, *effects]
-
-
 def write_report(ablation: Ablation, report: dict[str, Any], copies: dict[str, Path | None]) -> dict[str, str]:
     """Write the table in all forms into the ablation's folder, and to the `copies` by form; where each lies."""
     of = {key: report[key] for key in ("base", "kind", "recipe", "budget", "train_input", "seeds", "folds")}
@@ -219,7 +197,7 @@ def write_report(ablation: Ablation, report: dict[str, Any], copies: dict[str, P
     for kind, text in texts.items():
         _write_text(folder / FILES[kind], text)
     write_html(
-        forest_figure(_forest_rows(report), f"{report['data']['name']}: {report['base']}", synthetic),
+        forest_figure(contrasts.forest_rows(report), f"{report['data']['name']}: {report['base']}", synthetic),
         folder / FILES["html"],
     )
     _write_text(folder / "ablation.json", json.dumps(report, indent=1) + "\n")
