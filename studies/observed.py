@@ -465,7 +465,7 @@ def effects_report(records: StudyRecords) -> dict[str, Any]:
         "ablation": f"python -m studies.ablate --study {records.name} --trial {best} --factors {factors}",
         "data": {key: info["data"][key] for key in ("name", "synthetic", "counts", "digest", "fold")},
         "space": info["space"]["name"],
-        "sampler": _sampler(info["provenance"]["command"]),
+        "sampler": info.get("sampler") or _sampler(info["provenance"]["command"]),
         "states": {str(state): int(number) for state, number in states.items()},
         "confidence": CONFIDENCE,
         **found,
@@ -480,7 +480,7 @@ def _factors(choices: Sequence[Mapping[str, Any]], most: int = 3) -> list[str]:
 
 
 def _sampler(command: str) -> str | None:
-    """The sampler of the command that began the study; None where another program did."""
+    """The sampler of the command that began a study which does not record it; None where another program did."""
     words = shlex.split(command)
     if "studies.run" not in words:
         return None

@@ -39,6 +39,7 @@ from search_space.limits import get_limits
 from search_space.presets import PRESETS
 from search_space.space import get_space
 from studies import owners
+from studies.agreement import check_code, check_same
 from studies.candidates import SAMPLERS, Candidates, Caps, make_sampler, trained
 from studies.code import code_digest
 from studies.crew import Crew
@@ -86,7 +87,6 @@ _LOOK_S = 2.0
 _EXHAUSTED_S = 30.0
 _ESTIMATES = 3
 _WORKERS = 8  # may always be asked for, whatever the cores: they only get slower
-_CAPS = ("max_params", "max_macs", "max_bytes", "precision", "limits")
 
 T = TypeVar("T")
 
@@ -287,6 +287,7 @@ class Search:
             "halving": {"keep": list(KEEP), "rungs": list(rung_clips(self.recipe, self.budget))}
             if self.halving
             else None,
+            "sampler": self.options.sampler,
             "seed": self.options.seed,
             "max_params": self.options.max_params,
             "max_macs": self.options.max_macs,
@@ -307,21 +308,10 @@ class Search:
         if "recipe" in then:  # an older record lacks what recipes have said since; it was as the short one says
             then["recipe"] = {**dataclasses.asdict(get_recipe("short")), **then["recipe"]}
         if "provenance" in then:  # the last attribute to be written
-            keys = ["space", "input", "train_input", "budget", "halving", "recipe", "seed", *_CAPS, "heartbeat_s"]
-            keys += ["artifacts"] if self.options.artifacts is not None else []
-            differences = [
-                f"{key}: {_difference(then.get(key), about[key])}" for key in keys if then.get(key) != about[key]
-            ]
-            if then["data"]["front_end"] != self.data["front_end"]:
-                differences.insert(0, f"front end: {_difference(then['data']['front_end'], self.data['front_end'])}")
-            if then["data"]["digest"] != self.data["digest"]:
-                differences.insert(0, f"data: {_described(then['data'])}, now {_described(self.data)}")
-            if differences:
-                raise UserError(
-                    f"study {self.name!r} was made with something else; give the same options, or another --study name. "
-                    f"Then and now: {'; '.join(differences)}"
-                )
-            self._agree_on_code(then, about["code"])
+            check_same(self.name, then, about, with_artifacts=self.options.artifacts is not None)
+            if said := check_code(self.name, then, about["code"], self.options.accept_code):
+                self._say(said)
+                self._study.set_user_attr("code", about["code"])
             self._open_artifacts(then.get("artifacts"))
             return
         if any(self.path.glob("trials/*")):
@@ -338,26 +328,6 @@ class Search:
         self._open_artifacts(about["artifacts"])
         for key, value in about.items():
             self._study.set_user_attr(key, value)
-
-    def _agree_on_code(self, then: dict[str, Any], code: str) -> None:
-        """Raises `UserError` when the code that decides results has changed, unless that is accepted.
-
-        Refused and not just warned of: scores of two codes in one front can not be told apart afterwards, and nobody reads the warnings of a
-        machine that joins by itself.
-        """
-        before = then.get("code")
-        if before == code:
-            return
-        revision = then["provenance"].get("git")
-        said = "not recorded" if before is None else before[:12]
-        if not self.options.accept_code:
-            raise UserError(
-                f"study {self.name!r} was made by other code of search_space and trainers (digest {said}, revision {revision}; now "
-                f"{code[:12]}, {provenance()['git']}): its scores may not compare. Go back to that revision, name another --study, or "
-                f"go on in spite of it with --accept-code"
-            )
-        self._say(f"the study goes on with other code: digest {said}, now {code[:12]}")
-        self._study.set_user_attr("code", code)
 
     def _artifacts_place(self) -> str | None:
         place = self.options.artifacts
@@ -783,17 +753,3 @@ def check_train_input(size: tuple[int, int], full: tuple[int, int]) -> None:
     """Raises `UserError` for a training input (frames, mels) that is larger than the full one."""
     if not all(1 <= length <= most for length, most in zip(size, full, strict=True)):
         raise UserError(f"--train-input is at most the full input, {full[0]}x{full[1]} here, not {size[0]}x{size[1]}")
-
-
-def _described(data: dict[str, Any]) -> str:
-    counts = "/".join(str(number) for number in data["counts"].values())
-    return f"{data['name']} ({counts} clips, test fold {data['fold']}, digest {data['digest'][:12]})"
-
-
-def _difference(then: Any, now: Any) -> str:
-    """Only what differs of two values."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        return ", ".join(
-            f"{key} {then.get(key)!r}, now {now.get(key)!r}" for key in now if then.get(key) != now.get(key)
-        )
-    return f"{then!r}, now {now!r}"
