@@ -275,9 +275,11 @@ def forest_figure(rows: Sequence[Mapping[str, Any]], title: str = "", synthetic:
     return figure
 
 
-def write_html(figure: go.Figure, path: Path) -> None:
-    """Write a figure as one page that needs no network: plotly.js is inside, the button that uploads to plotly's cloud is not."""
-    page = figure.to_html(include_plotlyjs=True, config=CONFIG)
+def write_html(figures: go.Figure | Sequence[go.Figure], path: Path) -> None:
+    """Write figures, one below the other, as one page that needs no network: plotly.js is inside, the button that uploads to plotly's cloud is not."""
+    shown = [figures] if isinstance(figures, go.Figure) else list(figures)
+    parts = [of.to_html(full_html=False, include_plotlyjs=i == 0, config=CONFIG) for i, of in enumerate(shown)]
+    page = "\n".join(['<!doctype html><html><head><meta charset="utf-8"></head><body>', *parts, "</body></html>\n"])
     write_atomic(path, lambda file: file.write(page.encode()))
 
 

@@ -234,6 +234,29 @@ def _effect_cells(row: Mapping[str, Any]) -> list[str]:
     return [row["effect"], f"{found['n']}", interval_text(found), p_text(found["p_holm"]), row["verdict"]]
 
 
+def forest_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What `studies.charts.forest_figure` draws of a report: its rows but for the base, then the effects of a factorial."""
+    rows = [
+        {
+            "label": changed(row),
+            **{key: row["difference_points"][key] for key in ("mean", "low", "high")},
+            "verdict": row["verdict"],
+            "hover": row["network"],
+        }
+        for row in report["rows"][1:]
+    ]
+    effects = [
+        {
+            "label": f"effect: {row['effect']}",
+            **{key: row["difference_points"][key] for key in ("mean", "low", "high")},
+            "verdict": row["verdict"],
+            "hover": "over all combinations",
+        }
+        for row in report["effects"]
+    ]
+    return [*rows, *effects]
+
+
 def as_csv(rows: Sequence[Mapping[str, Any]], synthetic: bool) -> str:
     """The rows as numbers, a line each: accuracies 0 to 1, differences in points, `relative` a share of the base's accuracy."""
     of_difference = ("mean", "std", "low", "high", "p", "p_holm")

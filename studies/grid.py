@@ -16,7 +16,6 @@ from rich.console import Console
 
 from search_space.errors import UserError
 from studies.charts import duration
-from trainers.loop import Diverged
 from trainers.runs import Run, available_cores
 from trainers.workers import (
     WorkerTask,
@@ -88,10 +87,24 @@ def _finished(training: Planned, advice: str, scored: bool) -> bool:
     return True
 
 
+class Failures(UserError):
+    """Trainings that failed by themselves (diverged, out of memory), after all others had finished: each with what it said."""
+
+    def __init__(self, failures: dict[str, str]) -> None:
+        self.failures = failures
+        of = f"{len(failures)} training{'s' * (len(failures) != 1)}"
+        super().__init__("\n".join([f"{of} failed, the others have finished and are kept:", *said(failures)]))
+
+
+def said(failures: dict[str, str]) -> list[str]:
+    """A line for each training that failed, with its words."""
+    return [f"{name}: {error}" for name, error in failures.items()]
+
+
 def train_all(console: Console, waiting: Sequence[Planned], task: WorkerTask, hands: Hands) -> None:
     """Train what is waiting, the expected time first. What has finished stays, whatever happens.
 
-    Raises `UserError` when a training fails; on Ctrl-C those under way stop between two batches.
+    Raises `Failures` at the end where trainings failed by themselves, `UserError` at once when a worker's process dies; on Ctrl-C those under way stop between two batches.
     """
     if not waiting:
         return
@@ -99,14 +112,13 @@ def train_all(console: Console, waiting: Sequence[Planned], task: WorkerTask, ha
     pool, stop = worker_pool(task, workers, hands.devices)
     with stopping(pool, stop):
         names = _spread(waiting)
-        each_s = [pool.submit(measure_candidate, names) for _ in range(workers)]
-        try:
-            left_s = sum(future.result() for future in each_s) / workers * len(waiting) / workers
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process ended while it started (see above; out of memory?); try --workers 1"
-            ) from error
-        console.print(f"{len(waiting)} runs to train with {workers} worker(s): about {duration(left_s)}")
+        measured = [pool.submit(measure_candidate, names) for _ in range(workers)]
+        errors = [future.exception() for future in measured]  # a network that fails says so when it is trained
+        if any(isinstance(error, BrokenProcessPool) for error in errors):
+            raise UserError("a worker process ended while it started (see above; out of memory?); try --workers 1")
+        each_s = [future.result() for future, error in zip(measured, errors, strict=True) if error is None]
+        about = f": about {duration(sum(each_s) / len(each_s) * len(waiting) / workers)}" if each_s else ""
+        console.print(f"{len(waiting)} runs to train with {workers} worker(s){about}")
         began = time.monotonic()
         futures = {
             pool.submit(
@@ -114,14 +126,20 @@ def train_all(console: Console, waiting: Sequence[Planned], task: WorkerTask, ha
             ): training
             for training in waiting
         }
+        failures: dict[str, str] = {}
         for done, future in enumerate(as_completed(futures), start=1):
             training = futures[future]
+            called = f"{training.name} with seed {training.config['seed']}"
             try:
                 result = future.result()
-            except (BrokenProcessPool, Diverged) as error:
-                raise UserError(
-                    f"{training.name} with seed {training.config['seed']} could not be trained: {error}"
-                ) from error
+            except BrokenProcessPool as error:
+                raise UserError(f"{called} could not be trained, its process died: {error}") from error
+            except Exception as error:
+                failures[called] = f"{type(error).__name__}: {error}"
+                console.print(
+                    f"{called} failed: {failures[called]}  {done}/{len(waiting)}", markup=False, soft_wrap=True
+                )
+                continue
             left_s = (time.monotonic() - began) / done * (len(waiting) - done)
             console.print(
                 f"{training.name}  seed {training.config['seed']}  val {result['val_accuracy']:.1%}  {result['seconds']:.0f} s  "
@@ -129,6 +147,8 @@ def train_all(console: Console, waiting: Sequence[Planned], task: WorkerTask, ha
                 markup=False,
                 soft_wrap=True,
             )
+    if failures:
+        raise Failures(failures)
 
 
 def _spread(waiting: Sequence[Planned]) -> list[str]:

@@ -76,6 +76,40 @@ class TestRuns:
         assert sorted(config["seed"] for config in configs) == [0] * 4 + [1] * 4
         assert all(run.scores is not None and run.scores["n_clips"] == 9 for run in found)
 
+    def test_a_variant_that_fails_is_left_out_and_said_to_be(
+        self, runs: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The others are trained and compared; it is tried again only when asked, and a base that fails leaves nothing to say."""
+        given = arguments(tiny_folder, runs)
+        path = next((runs / "tiny").glob(f"{BASE}_chain-*-s1"))
+        kept = path.rename(runs / "kept")
+        (path / "provenance.json").mkdir(parents=True)  # no file can be written there
+        report = asked(capsys, *given)
+        assert [row["variant"] for row in report["rows"][1:]] == ["roll=off", "mels=128"]
+        assert list(report["failed"]) == ["distillation=off with seed 1"]
+        assert report["failed"]["distillation=off with seed 1"].startswith("IsADirectoryError: ")
+        assert "distillation=off with seed 1: IsADirectoryError" in "\n".join(report["notes"])
+
+        shutil.rmtree(path)
+        kept.rename(path)
+        run = Run(path)
+        run.write_json("status.json", {"state": "failed", "error": "Diverged: not finite"})
+        before = weights(runs)
+        assert asked(capsys, *given)["failed"] == {"distillation=off with seed 1": "Diverged: not finite"}
+        assert weights(runs) == before
+        again = asked(capsys, *given, "--retry-failed")
+        assert len(again["rows"]) == 4
+        assert again["failed"] == {}
+        assert weights(runs)[path.name] > before[path.name]
+
+    def test_without_the_base_nothing_is_compared(self, runs: Path, tiny_folder: Path) -> None:
+        for path in (runs / "tiny").glob(f"{BASE}-*-s0"):
+            Run(path).write_json("status.json", {"state": "failed", "error": "Diverged: not finite"})
+        with pytest.raises(
+            UserError, match=r"the base could not be trained, so nothing can be compared:\n.*Diverged: not finite"
+        ):
+            ablate.main(arguments(tiny_folder, runs))
+
     def test_nothing_is_trained_twice(self, runs: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """Not without the reports, not by another ablation, which may want a part of it on another fold as well; the seeds go on."""
         before = weights(runs)

@@ -19,7 +19,7 @@ from scipy import stats
 from search_space.complexity import count
 from search_space.errors import UserError
 from search_space.space import get_space
-from studies import charts, effects
+from studies import charts, effects, observed
 from studies.records import encode, ordered
 from studies.storage import open_storage
 
@@ -58,7 +58,7 @@ def true_effects(trials: pd.DataFrame) -> dict[tuple[str, Any], float]:
     return found | {("split_ratio", ratio): 0.0 for ratio in CHOICES["split_ratio"]}
 
 
-def covered(model: effects.Model, of: dict[tuple[str, Any], float]) -> list[bool]:
+def covered(model: observed.Model, of: dict[tuple[str, Any], float]) -> list[bool]:
     rows = model.effects.to_dict("records")
     return [row["low"] <= of[row["choice"], row["option"]] <= row["high"] for row in rows]
 
@@ -67,7 +67,7 @@ class TestAdditiveModel:
     def test_effects_without_noise_are_found_to_the_digit(self) -> None:
         """Those of a conditional choice are of its own trials, and its parent's hold its options as they were tried."""
         trials = draw(120, 0)
-        model = effects.additive_model(trials, CHOICES, truth(trials))
+        model = observed.additive_model(trials, CHOICES, truth(trials))
         expected = true_effects(trials)
         rows = model.effects.to_dict("records")
         assert {(row["choice"], row["option"]) for row in rows} == set(expected)
@@ -80,7 +80,7 @@ class TestAdditiveModel:
     def test_two_options_have_students_interval(self) -> None:
         rng = np.random.default_rng(0)
         y_N, choice = rng.normal(0, 1, 40), np.array(["a", "b"] * 20)
-        model = effects.additive_model(pd.DataFrame({"x": choice}), {"x": ("a", "b")}, y_N)
+        model = observed.additive_model(pd.DataFrame({"x": choice}), {"x": ("a", "b")}, y_N)
         between = stats.ttest_ind(y_N[choice == "b"], y_N[choice == "a"]).confidence_interval()
         of_b = model.effects[model.effects["option"] == "b"].iloc[0]
         assert (2 * of_b["low"], 2 * of_b["high"]) == pytest.approx((between.low, between.high))
@@ -91,13 +91,13 @@ class TestAdditiveModel:
         for seed in range(40):
             trials = draw(80, seed)
             y_N = truth(trials) + np.random.default_rng(seed).normal(0, 0.03, 80)
-            held += covered(effects.additive_model(trials, CHOICES, y_N), true_effects(trials))
+            held += covered(observed.additive_model(trials, CHOICES, y_N), true_effects(trials))
         assert 0.90 < np.mean(held) < 0.99
 
     def test_without_effect_intervals_hold_zero_and_the_model_says_that_it_explains_nothing(self) -> None:
         held, says = [], 0
         for seed in range(40):
-            model = effects.additive_model(draw(60, seed), CHOICES, np.random.default_rng(seed).normal(0.7, 0.03, 60))
+            model = observed.additive_model(draw(60, seed), CHOICES, np.random.default_rng(seed).normal(0.7, 0.03, 60))
             held += covered(model, dict.fromkeys(true_effects(draw(60, seed)), 0.0))
             says += model.r2 > 0
         assert 0.90 < np.mean(held) < 0.99
@@ -106,15 +106,15 @@ class TestAdditiveModel:
     def test_a_line_is_enough_for_a_line_and_a_jump_takes_steps(self) -> None:
         trials = draw(100, 0)
         noise_N = np.random.default_rng(0).normal(0, 0.002, 100)
-        assert effects.additive_model(trials, CHOICES, truth(trials) + noise_N).coding != "step"
+        assert observed.additive_model(trials, CHOICES, truth(trials) + noise_N).coding != "step"
         jump_N = 0.1 * (trials["depth"].isin([2, 4])).to_numpy()
-        assert effects.additive_model(trials, CHOICES, jump_N + noise_N).coding == "step"
+        assert observed.additive_model(trials, CHOICES, jump_N + noise_N).coding == "step"
 
     def test_choices_that_always_went_together_are_not_told_apart(self) -> None:
         trials = draw(60, 0)
         both = trials.assign(twin=trials["operator"].map({"sc": "a", "osc": "b", "spc": "c"}))
         choices = {"operator": CHOICES["operator"], "twin": ("a", "b", "c"), "depth": CHOICES["depth"]}
-        model = effects.additive_model(both, choices, truth(trials))
+        model = observed.additive_model(both, choices, truth(trials))
         told = model.effects.groupby("choice")["effect"].apply(lambda of: of.notna().all())
         assert told.to_dict() == {"depth": True, "operator": False, "twin": False}
 
@@ -122,13 +122,13 @@ class TestAdditiveModel:
         """Six columns of the stiffest model (mean, depth, two for operators, osc_mid, split_ratio) and ten to spare are below 20."""
         trials = draw(19, 0)
         with pytest.raises(UserError, match="take at least 20 trials, and 19 can be used"):
-            effects.additive_model(trials, CHOICES, truth(trials))
+            observed.additive_model(trials, CHOICES, truth(trials))
         many = {f"x{i}": (1, 2, 3) for i in range(15)}
         rng = np.random.default_rng(0)
         frame = pd.DataFrame({name: rng.choice([1, 2, 3], 25) for name in many})
-        assert effects.least_trials(frame, many) == 26
+        assert observed.least_trials(frame, many) == 26
         with pytest.raises(UserError, match="take at least 26 trials, and 25"):
-            effects.additive_model(frame, many, np.zeros(25))
+            observed.additive_model(frame, many, np.zeros(25))
 
 
 class TestImportance:
@@ -139,32 +139,32 @@ class TestImportance:
         good = (trials["depth"] == 5).to_numpy()
         bad = (trials["operator"] == "spc").to_numpy()
         y_N = 0.5 + 0.2 * good * (1 - bad) - 0.2 * bad + rng.uniform(0, 0.01, 200)
-        wrong = effects.importance(trials, CHOICES, y_N, 20).set_index("choice")["importance"]
+        wrong = observed.importance(trials, CHOICES, y_N, 20).set_index("choice")["importance"]
         assert wrong.idxmax() == "operator"
         trials = trials.assign(
             val_accuracy=y_N, params=rng.integers(1000, 9000, 200), macs=rng.integers(1000, 9000, 200)
         )
-        found = effects.study_effects(trials, CHOICES)["objectives"]["val_accuracy"]
+        found = observed.study_effects(trials, CHOICES)["objectives"]["val_accuracy"]
         assert found["choices"][0]["choice"] == "depth"
         assert found["choices"][0]["importance"] > found["choices"][0]["noise"]
 
     def test_costs_are_asked_for_what_makes_them_low(self) -> None:
         trials = draw(100, 0)
         cost_N = 10.0 ** trials["depth"].to_numpy(dtype=float)
-        found = effects.importance(trials, CHOICES, cost_N, 10).set_index("choice")
+        found = observed.importance(trials, CHOICES, cost_N, 10).set_index("choice")
         assert found["importance"].idxmax() == "depth"
         assert found["importance"].sum() == pytest.approx(1.0)
 
     def test_noise_seldom_looks_important(self) -> None:
         above = []
         for seed in range(12):
-            found = effects.importance(draw(40, seed), CHOICES, np.random.default_rng(seed).normal(0, 1, 40), 5)
+            found = observed.importance(draw(40, seed), CHOICES, np.random.default_rng(seed).normal(0, 1, 40), 5)
             above += (found["importance"] > found["noise"]).tolist()
         assert np.mean(above) < 0.2
 
     def test_results_that_are_all_equal_have_no_importance(self) -> None:
-        assert effects.importance(draw(30, 0), CHOICES, np.ones(30), 5)["importance"].isna().all()
-        assert effects.importance(draw(30, 0), CHOICES, np.arange(30), 30)["importance"].isna().all()
+        assert observed.importance(draw(30, 0), CHOICES, np.ones(30), 5)["importance"].isna().all()
+        assert observed.importance(draw(30, 0), CHOICES, np.arange(30), 30)["importance"].isna().all()
 
 
 class TestInteractions:
@@ -174,7 +174,7 @@ class TestInteractions:
         ratio = trials["split_ratio"].map({0.25: 0.0, 0.5: 0.5, 1.0: 1.0}).to_numpy()
         y_N = truth(trials) + 0.05 * (trials["operator"] == "osc").to_numpy() * ratio
         y_N = y_N + np.random.default_rng(0).normal(0, 0.005, 150)
-        found = effects.interactions(trials, CHOICES, y_N, "step").to_dict("records")[0]
+        found = observed.interactions(trials, CHOICES, y_N, "step").to_dict("records")[0]
         assert (found["first"], found["second"]) == ("operator", "split_ratio")
         assert (found["from_first"], found["to_first"]) == ("sc", "osc")
         assert (found["from_second"], found["to_second"]) == (0.25, 1.0)
@@ -188,7 +188,7 @@ class TestInteractions:
         for seed in range(20):
             trials = draw(60, seed)
             y_N = truth(trials) + np.random.default_rng(seed).normal(0, 0.02, 60)
-            found += effects.interactions(trials, CHOICES, y_N, "line")["p"].min() < 0.05
+            found += observed.interactions(trials, CHOICES, y_N, "line")["p"].min() < 0.05
         assert found <= 4
 
 
@@ -198,7 +198,7 @@ class TestFront:
         rows = [(0.9, 10, 10, "a"), (0.8, 5, 5, "a"), (0.7, 9, 9, "a"), (0.6, 9, 9, "a"), *[(0.5, 20, 20, "b")] * 6]
         trials = pd.DataFrame(rows, columns=["val_accuracy", "params", "macs", "x"]).assign(state="complete")
         running = trials.iloc[:1].assign(state="running", val_accuracy=1.0)
-        found = effects.on_front(pd.concat([trials, running]), {"x": ("a", "b", "c")}).set_index("option")
+        found = observed.on_front(pd.concat([trials, running]), {"x": ("a", "b", "c")}).set_index("option")
         assert found[["trials", "on_front", "share"]].to_numpy().tolist() == [[4, 2, 0.5], [6, 0, 0.0]]
         z = stats.norm.ppf(0.975)
         half = z / (4 + z**2) * math.sqrt(4 * 0.5 * 0.5 + z**2 / 4)
@@ -212,18 +212,18 @@ class TestStudyEffects:
         params = 1000 * 2 ** trials["depth"]
         trials = trials.assign(val_accuracy=truth(trials), params=params, macs=params)
         trials.loc[40:, ["state", "val_accuracy"]] = ["stopped", np.nan]
-        found = effects.study_effects(trials, CHOICES)
+        found = observed.study_effects(trials, CHOICES)
         assert found["objectives"]["val_accuracy"]["trials"] == found["front"]["trials"] == 40
         unlike = len(trials.drop_duplicates(list(CHOICES)))
         assert found["objectives"]["params"]["trials"] == unlike
         assert unlike > len(trials[:40].drop_duplicates(list(CHOICES)))
         with pytest.raises(UserError, match="these 4 choices take at least 20 complete trials, and there are 19"):
-            effects.study_effects(trials.assign(state=["complete"] * 19 + ["stopped"] * 41), CHOICES)
+            observed.study_effects(trials.assign(state=["complete"] * 19 + ["stopped"] * 41), CHOICES)
 
     def test_costs_are_ratios_to_the_geometric_mean(self) -> None:
         trials = draw(80, 0)
         params = 1000 * 2 ** trials["depth"]
-        found = effects.study_effects(trials.assign(val_accuracy=truth(trials), params=params, macs=params), CHOICES)
+        found = observed.study_effects(trials.assign(val_accuracy=truth(trials), params=params, macs=params), CHOICES)
         unlike = trials.drop_duplicates(list(CHOICES))
         first = found["objectives"]["params"]["choices"][0]
         assert first["choice"] == "depth"
@@ -234,7 +234,7 @@ class TestStudyEffects:
         trials = draw(60, 3)
         rng = np.random.default_rng(3)
         trials = trials.assign(val_accuracy=rng.uniform(0.5, 0.6, 60), params=rng.integers(1, 99, 60), macs=7)
-        accuracy = effects.study_effects(trials, CHOICES)["objectives"]["val_accuracy"]
+        accuracy = observed.study_effects(trials, CHOICES)["objectives"]["val_accuracy"]
         assert accuracy["model"]["r2"] <= 0
         assert not accuracy["model"]["says_something"]
         assert all(not choice["options"] for choice in accuracy["choices"])
@@ -297,8 +297,9 @@ class TestCommand:
     def test_json_is_one_document_and_csv_has_a_row_for_every_option(
         self, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        file = tmp_path / "effects.csv"
-        assert effects.main(["--study", "made", "--runs", str(runs), "--json", "--csv", str(file)]) == 0
+        file, figures = tmp_path / "effects.csv", tmp_path / "effects.html"
+        arguments = ["--study", "made", "--runs", str(runs), "--json", "--csv", str(file), "--html", str(figures)]
+        assert effects.main(arguments) == 0
         report = json.loads(capsys.readouterr().out)
         assert report["evidence"] == "observational: what this search saw, not an experiment"
         assert report["states"] == {"complete": 56, "stopped": 8}
@@ -311,6 +312,9 @@ class TestCommand:
         table = pd.read_csv(file)
         assert set(table["evidence"]) == {"observational"}
         assert table["synthetic"].all()
+        page = figures.read_text()
+        assert page.count("Plotly.newPlot(") == 3
+        assert page.count("observational, no experiment \\u00b7 synthetic data") == 3
         assert set(table["objective"]) == {"val_accuracy", "params", "macs", "front"}
         depths = table[(table["objective"] == "params") & (table["choice"] == "depth")]
         assert depths["option"].tolist() == ["2", "3", "4", "5", "6"]
@@ -331,10 +335,10 @@ class TestCommand:
 
     def test_the_sampler_is_read_off_the_command_that_began_the_study(self) -> None:
         begin = "python -m studies.run --study random"
-        assert effects._sampler(begin) == "tpe"
-        assert effects._sampler(f"{begin} --sampler random --trials 3") == "random"
-        assert effects._sampler(f"{begin} --sampler=nsga2") == "nsga2"
-        assert effects._sampler("python -m pytest") is None
+        assert observed._sampler(begin) == "tpe"
+        assert observed._sampler(f"{begin} --sampler random --trials 3") == "random"
+        assert observed._sampler(f"{begin} --sampler=nsga2") == "nsga2"
+        assert observed._sampler("python -m pytest") is None
 
 
 class TestFigure:

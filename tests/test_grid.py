@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from search_space.errors import UserError
-from studies.grid import Hands, Planned, choose_hands, train_all, unfinished
+from studies.grid import Failures, Hands, Planned, choose_hands, train_all, unfinished
 from trainers.config import get_recipe
 from trainers.datasets import open_dataset
 from trainers.features import prepare
@@ -76,6 +76,20 @@ def test_stopped_it_keeps_what_has_finished_and_goes_on(task: WorkerTask, planne
     data = [Planned(name, run, {**config, "data": {"digest": "0"}}) for name, run, config in planned]
     with pytest.raises(UserError, match="was trained with another data"):
         unfinished(data, ADVICE)
+
+
+def test_one_that_fails_does_not_end_the_others(task: WorkerTask, planned: list[Planned]) -> None:
+    terminal, (first, second, *_) = io.StringIO(), planned
+    task = dataclasses.replace(task, recipe=dataclasses.replace(task.recipe, lr=1e38))
+    good = dataclasses.replace(task, recipe=dataclasses.replace(task.recipe, lr=1e-3))
+    with pytest.raises(Failures) as raised:
+        train_all(Console(file=terminal, width=200), [first, second], task, Hands(1, 1, ["cpu"]))
+    assert list(raised.value.failures) == ["small with seed 0", "small with seed 1"]
+    assert "2 trainings failed, the others have finished and are kept:\nsmall with seed 0: Diverged: " in str(
+        raised.value
+    )
+    train_all(Console(file=terminal), [first], good, Hands(1, 1, ["cpu"]))
+    assert first.run.status["state"] == "finished"
 
 
 def test_nothing_to_train_starts_nothing(task: WorkerTask) -> None:
