@@ -22,6 +22,16 @@ if address not in LOOPBACK:
 
 parser = argparse.ArgumentParser(prog="streamlit run dashboard/app.py --")
 parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)")
-st.session_state["runs"] = parser.parse_args().runs
+parser.add_argument("--storage", metavar="URL", help="the PostgreSQL that holds studies, as in studies.run")
+options = parser.parse_args()
+st.session_state["runs"], st.session_state["storage"] = options.runs, options.storage
 
-st.navigation([st.Page("views/study.py", title="Study", default=True)], position="top").run()
+pages = [
+    st.Page("views/study.py", title="Study", icon=":material/monitoring:", default=True),
+    st.Page("views/pareto.py", title="Pareto", icon=":material/scatter_plot:"),
+    st.Page("views/network.py", title="Network", icon=":material/account_tree:"),
+    st.Page("views/ablations.py", title="Ablations", icon=":material/science:"),
+    st.Page("views/compare.py", title="Compare", icon=":material/difference:"),
+    st.Page("views/retrain.py", title="Retrain", icon=":material/model_training:"),
+]
+st.navigation(pages, position="top").run()

@@ -1,14 +1,32 @@
-"""What is looked at. The URL alone says it (`?study=NAME&trial=17`), so a reload and a link that is passed on show the same.
+"""What is looked at. The URL alone says it (`?study=NAME&trial=17&trials=3,8`), so a reload and a link that is passed on show the same.
 
-It is a stranger's text: it only ever picks from the studies and trials that exist, and no path is made of it.
+It is a stranger's text: it only ever picks from the studies and trials that exist, and no path is made of it. A click on another page's name
+empties the URL; what was chosen in this tab is written into it again.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 import streamlit as st
+
+_KEPT = "kept address"
+_PARAMETERS = ("study", "trial", "trials")
+MOST_TRIALS = 24
+"""Assumed: more networks than that are not compared by eye."""
+
+
+def open_address() -> None:
+    """Write what this tab last chose into a URL that says nothing; called first by every page."""
+    if not any(name in st.query_params for name in _PARAMETERS):
+        for name, value in st.session_state.get(_KEPT, {}).items():
+            st.query_params[name] = value
+
+
+def keep_address() -> None:
+    """Remember what the URL says for the page that is opened next; called by every page once its choice stands."""
+    st.session_state[_KEPT] = {name: st.query_params[name] for name in _PARAMETERS if name in st.query_params}
 
 
 def chosen_study(names: list[str]) -> str:
@@ -41,3 +59,22 @@ def choose_trial(trial: int | None) -> None:
     """Make a trial the chosen one. None, as from a click beside the points, changes nothing."""
     if trial is not None:
         st.query_params["trial"] = str(trial)
+
+
+def chosen_trials(trained: Container[int]) -> list[int]:
+    """The trials that the URL lists (`trials=3,8`) and that were trained, in its order, at most `MOST_TRIALS`."""
+    asked = st.query_params.get("trials", "")
+    words = [word for word in asked.split(",")[: 10 * MOST_TRIALS] if re.fullmatch(r"[0-9]{1,9}", word)]
+    known = [int(word) for word in dict.fromkeys(words) if int(word) in trained]
+    if asked and (len(known) != len(asked.split(",")) or len(known) > MOST_TRIALS):
+        st.warning("Not all of the networks in the address are shown: some do not exist, or they are too many.")
+    return known[:MOST_TRIALS]
+
+
+def choose_trials(trials: Iterable[int]) -> None:
+    """Make these trials the chosen ones; none at all empties the choice."""
+    text = ",".join(str(trial) for trial in dict.fromkeys(trials))
+    if text:
+        st.query_params["trials"] = text
+    else:
+        st.query_params.pop("trials", None)

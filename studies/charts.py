@@ -238,6 +238,64 @@ def effects_figure(
     return figure
 
 
+def importance_figure(of: Mapping[str, Any], title: str = "", synthetic: bool = False) -> go.Figure:
+    """How much each choice mattered for one objective (a share of 1 between them), the most important on top, each beside what shuffled results give.
+
+    `of` is one of the objectives of `studies.effects`, or its front.
+    """
+    known = sorted((row for row in of["choices"] if row["importance"] is not None), key=lambda row: row["importance"])
+    names = [html.escape(row["choice"]) for row in known]
+    clear = [row["importance"] > row["noise"] for row in known]
+    bars = go.Bar(
+        x=[row["importance"] for row in known],
+        y=names,
+        orientation="h",
+        marker={"color": [BLUE if above else GREY for above in clear]},
+        name="importance",
+        showlegend=False,
+        hovertemplate="%{y}: %{x:.2f}<extra></extra>",
+    )
+    noise = go.Scatter(
+        x=[row["noise"] for row in known],
+        y=names,
+        mode="markers",
+        marker={"symbol": "line-ns", "size": 14, "line": {"width": 2, "color": VERMILLION}},
+        name="of shuffled results",
+        hovertemplate="%{y}, shuffled: %{x:.2f}<extra></extra>",
+    )
+    figure = go.Figure([bars, noise])
+    figure.update_xaxes(title="importance (PED-ANOVA, shares of 1)", rangemode="tozero")
+    figure.update_yaxes(type="category", automargin=True, showgrid=False)
+    figure.update_layout(
+        _layout(" · ".join(filter(None, (title, "observational, no experiment"))), synthetic),
+        height=170 + 24 * len(known),
+        legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+    )
+    if not known:
+        text = "too few trials to say"
+        figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
+    return figure
+
+
+def fidelity_figure(report: Mapping[str, Any], title: str = "", synthetic: bool = False) -> go.Figure:
+    """Val accuracy (per cent) after a study's short budget (x) and after a longer one (y), a network a point, from a report of `studies.fidelity`."""
+    rows = report["networks"]
+    points = go.Scatter(
+        x=[100 * row["study_val"] for row in rows],
+        y=[100 * row["val_mean"] for row in rows],
+        mode="markers",
+        marker={"color": BLUE, "size": 9},
+        customdata=[[row["trial"]] for row in rows],
+        hovertext=[f"trial {row['trial']}<br>{html.escape(row['architecture'])}" for row in rows],
+        hovertemplate="%{hovertext}<br>%{x:.1f} %, then %{y:.1f} %<extra></extra>",
+    )
+    figure = go.Figure(points)
+    figure.update_xaxes(title=f"after {report['study_budget']:,} clips (% val accuracy)", ticksuffix=" %")
+    figure.update_yaxes(title=f"after {report['budget']:,} clips (% val accuracy)", ticksuffix=" %")
+    figure.update_layout(_layout(title, synthetic), showlegend=False, hovermode="closest")
+    return figure
+
+
 def forest_figure(rows: Sequence[Mapping[str, Any]], title: str = "", synthetic: bool = False) -> go.Figure:
     """Differences to the base in points of accuracy, a row each from the top down, with their intervals, the line of no difference, and a colour for
     what is said of each.

@@ -199,6 +199,17 @@ def _signed(number: int) -> str:
     return "=" if number == 0 else f"{'+' if number > 0 else '-'}{quantity(abs(number))}"
 
 
+def as_records(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The rows as text by heading, for a table on a page."""
+    headings = _headings(rows)
+    return [dict(zip(headings, _cells(row, headings), strict=True)) for row in rows]
+
+
+def effects_records(effects: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """A factorial's effects as text by heading."""
+    return [dict(zip(_EFFECT_HEADINGS, _effect_cells(row), strict=True)) for row in effects]
+
+
 def table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     """The rows for a terminal."""
     headings = _headings(rows)

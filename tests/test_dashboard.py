@@ -7,63 +7,19 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
 import psutil
 import pytest
 from optuna.trial import TrialState, create_trial
-from streamlit import config
-from streamlit.testing.v1 import AppTest
+from pages import ROOT, main_module_is_given_back, metrics, page, runs, texts
 
 from studies import open_study
 from studies.jobs import Job
 from studies.storage import open_storage
 
-ROOT = Path(__file__).parent.parent
-Page = Callable[..., AppTest]
-
-
-@pytest.fixture(autouse=True)
-def _main_module_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AppTest leaves the page behind as `__main__`, which every process spawned later would run."""
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-
-
-@pytest.fixture
-def runs(tiny_study: tuple[Path, str], tmp_path: Path) -> Path:
-    """A folder with a copy of the tiny study, to be spoilt."""
-    source, name = tiny_study
-    shutil.copytree(source / name, tmp_path / "runs" / name)
-    return tmp_path / "runs"
-
-
-@pytest.fixture
-def page(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
-    """Opens the page with these parameters in its URL, on a server at `address`."""
-    before = config.get_option("server.address")
-
-    def open_page(folder: Path = runs, address: str | None = "127.0.0.1", **parameters: str) -> AppTest:
-        config.set_option("server.address", address)
-        monkeypatch.setattr(sys, "argv", ["app.py", "--runs", str(folder)])
-        app = AppTest.from_file(str(ROOT / "dashboard" / "app.py"), default_timeout=30)
-        for name, value in parameters.items():
-            app.query_params[name] = value
-        return app.run()
-
-    yield open_page
-    config.set_option("server.address", before)
-
-
-def texts(app: AppTest) -> str:
-    """Everything that is written on the page."""
-    kinds = ("title", "subheader", "markdown", "text", "caption", "code", "warning", "info", "error")
-    return "\n".join(str(element.value) for kind in kinds for element in app.get(kind))
-
-
-def metrics(app: AppTest) -> dict[str, str]:
-    return {metric.label: metric.value for metric in app.metric}
+__all__ = ["main_module_is_given_back", "page", "runs"]
 
 
 def retraining(runs: Path, **fields: object) -> Path:
@@ -75,7 +31,7 @@ def retraining(runs: Path, **fields: object) -> Path:
 
 
 def test_without_a_study_it_says_how_to_make_one(page, tmp_path):
-    app = page(tmp_path / "empty")
+    app = page(folder=tmp_path / "empty")
     assert not app.exception
     assert f"python -m studies.run --trials 200 --runs {tmp_path / 'empty'}" in texts(app)
 
@@ -95,7 +51,7 @@ def test_a_study_is_summed_up_and_no_network_is_chosen(page, runs):
 
 
 def test_the_address_chooses_the_network(page, runs):
-    app = page(study="tiny", trial="2")
+    app = page("network", study="tiny", trial="2")
     assert not app.exception
     row = open_study("tiny", runs).trials().set_index("trial").loc[2]
     assert row["architecture"] in [code.value for code in app.code]
@@ -119,7 +75,7 @@ def test_another_study_starts_without_a_network(page, runs):
     shutil.copytree(runs / "tiny", runs / "second")
     journal = runs / "second" / "journal.log"
     journal.write_text(journal.read_text().replace('"study_name": "tiny"', '"study_name": "second"'))
-    app = page(study="tiny", trial="1").selectbox(key="study").set_value("second").run()
+    app = page("network", study="tiny", trial="1").selectbox(key="study").set_value("second").run()
     assert not app.exception
     assert app.title[0].value == "second"
     assert "trial" not in app.query_params
@@ -138,7 +94,7 @@ def test_a_strange_study_in_the_address_is_refused(page, study):
 
 @pytest.mark.parametrize("trial", ["99", "-1", "x", "1; rm", "../1", "", "1.0", "²", "9" * 400])
 def test_a_strange_trial_in_the_address_is_refused(page, trial):
-    app = page(study="tiny", trial=trial)
+    app = page("network", study="tiny", trial=trial)
     assert not app.exception
     assert [warning.value for warning in app.warning] == ["There is no such trained network in this study."]
     assert app.selectbox(key="network").value is None
@@ -172,7 +128,7 @@ def test_failures_are_told_with_their_words(page, runs):
 def test_a_torn_part_is_said_to_be_so_and_the_rest_is_shown(page, runs, name, content):
     path = runs / "tiny" / "trials" / "00001" / name
     path.unlink() if content is None else path.write_bytes(content)
-    app = page(trial="1")
+    app = page("network", trial="1")
     assert not app.exception
     assert [warning.value for warning in app.warning] == ["This part of the record can not be shown."]
     assert "Layers, for one clip" in texts(app)
@@ -189,7 +145,7 @@ def test_a_torn_journal_is_said_to_be_so(page, runs):
 
 def test_a_retraining_whose_process_is_gone_is_stopped_and_can_be_resumed(page, runs):
     retraining(runs, state="running", pid=psutil.Process().pid, pid_started=1.0)
-    app = page(trial="1")
+    app = page("network", trial="1")
     assert not app.exception
     assert "stopped: its process is gone" in texts(app)
     assert app.button(key="resume-00001-strong-e60-s0")
@@ -197,7 +153,7 @@ def test_a_retraining_whose_process_is_gone_is_stopped_and_can_be_resumed(page, 
 
 def test_a_retraining_of_a_recipe_that_is_gone_is_shown_with_the_reason(page, runs):
     retraining(runs, state="interrupted").rename(runs / "tiny" / "retrain" / "00001-long-e60-s0")
-    app = page(study="tiny", trial="1")
+    app = page("network", study="tiny", trial="1")
     assert not app.exception
     assert "**long** recipe" in texts(app)
     assert "its recipe 'long' does not exist any more" in texts(app)
@@ -205,7 +161,7 @@ def test_a_retraining_of_a_recipe_that_is_gone_is_shown_with_the_reason(page, ru
 
 
 def test_the_epochs_follow_the_recipe(page):
-    app = page(study="tiny", trial="1")
+    app = page("network", study="tiny", trial="1")
     assert app.number_input(key="epochs-strong").value == 60
     app = app.selectbox(key="recipe").set_value("paper").run()
     assert not app.exception
@@ -216,7 +172,7 @@ def test_the_epochs_follow_the_recipe(page):
 def test_a_running_retraining_tells_its_progress_and_can_be_cancelled(page, runs):
     me = psutil.Process()
     retraining(runs, state="running", pid=me.pid, pid_started=me.create_time())
-    app = page(trial="1")
+    app = page("network", trial="1")
     assert not app.exception
     assert app.get("progress")[0].proto.text == "epoch 3 of 60, about 1 min 30 s left"
     assert app.button(key="cancel-00001-strong-e60-s0")
@@ -227,7 +183,7 @@ def test_a_torn_retraining_is_corrupt_and_the_others_are_shown(page, runs, text)
     path = retraining(runs, state="interrupted")
     shutil.copytree(path, path.with_name("00001-short-e9-s1"))
     (path / "status.json").write_text(text)
-    app = page(trial="1")
+    app = page("network", trial="1")
     assert not app.exception
     assert "corrupt record" in texts(app)
     assert "cancelled" in texts(app)
@@ -236,7 +192,7 @@ def test_a_torn_retraining_is_corrupt_and_the_others_are_shown(page, runs, text)
 def test_scores_of_another_shape_do_not_hide_the_rest(page, runs):
     path = retraining(runs, state="finished")
     (path / "scores.json").write_text('{"accuracy": "high"}')
-    app = page(trial="1")
+    app = page("network", trial="1")
     assert not app.exception
     assert "This part of the record can not be shown." in texts(app)
 

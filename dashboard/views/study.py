@@ -1,21 +1,14 @@
-"""The study page: what a study found, the network that one chooses, and its retraining."""
+"""The study page: what a study is about, how far it is, what failed."""
 
 from __future__ import annotations
-
-import shlex
-from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
-from dashboard.choice import chosen_study, chosen_trial
-from dashboard.front import show_front, show_list
-from dashboard.network import show_network
-from dashboard.parts import part, show_text
-from dashboard.retraining import show_retraining
+from dashboard.page import show_page
 from studies.analysis import front, hypervolume_of
 from studies.charts import per_cent
-from studies.records import StudyRecords, list_studies, open_study
+from studies.records import StudyRecords
 
 STATE_WORDS = {
     "complete": "trained",
@@ -29,53 +22,10 @@ STATE_WORDS = {
 }
 
 
-def main() -> None:
-    """The page, from the top down."""
-    runs = st.session_state["runs"]
-    names = list_studies(runs)
-    if not names:
-        show_how_to_begin(runs)
-        return
-    heading, choice = st.columns([3, 1], vertical_alignment="bottom")
-    with choice:
-        name = chosen_study(names)
-    heading.title(name, anchor=False)
-    with part():
-        study = open_study(name, runs)
-        show_study(study, study.trials())
-
-
-def show_how_to_begin(runs: Path) -> None:
-    """What to do where there is no study yet."""
-    command = ["python", "-m", "studies.run", "--trials", "200"]
-    if runs != Path("runs"):
-        command += ["--runs", str(runs)]
-    st.title("No study yet", anchor=False)
-    st.markdown("A study tries networks on a data set and keeps what it finds. This command makes the first one:")
-    st.code(shlex.join(command), language="bash")
-    st.markdown(
-        "Without `--data` it makes a synthetic data set, so nothing has to be downloaded; with `--data FOLDER` it reads recordings "
-        "in ESC-50's layout. Reload this page once it runs."
-    )
-    st.caption("Studies are looked for in this folder:")
-    show_text(str(runs.resolve()))
-
-
 def show_study(study: StudyRecords, trials: pd.DataFrame) -> None:
-    """A study, from its summary down to the retraining of the network that is chosen."""
+    """A study from above."""
     show_summary(study, trials)
-    trained = {int(row["trial"]): row for row in trials[trials["state"] == "complete"].to_dict("records")}
-    if trained:
-        trial = chosen_trial(trained)
-        show_front(study.name, trials, study.info["data"]["synthetic"], trial)
-        st.subheader("Network", anchor=False)
-        show_list(trained, trial)
-        if trial is not None:
-            with part():
-                show_network(study, trained[trial])
-            with part():
-                show_retraining(study, trial)
-    else:
+    if not len(trials[trials["state"] == "complete"]):
         st.info("No network is trained yet. Reload this page in a minute.", icon=":material/hourglass_top:")
     show_failures(trials)
 
@@ -84,8 +34,6 @@ def show_summary(study: StudyRecords, trials: pd.DataFrame) -> None:
     """What the study is about and how far it is."""
     info, data = study.info, study.info["data"]
     complete = trials[trials["state"] == "complete"]
-    if data["synthetic"]:
-        st.badge("synthetic data", icon=":material/science:", color="orange", help="generated, not recorded")
     counts, trained_at, counted_at = (
         data["counts"],
         *(" × ".join(map(str, info[key])) for key in ("train_input", "input")),
@@ -117,4 +65,4 @@ def show_failures(trials: pd.DataFrame) -> None:
             st.dataframe(failed[["trial", "architecture", "error"]], hide_index=True)
 
 
-main()
+show_page("Study", show_study)

@@ -1,0 +1,59 @@
+"""What every page of a study has: its head, the study that one chooses, and what to do where there is none."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.choice import chosen_study, keep_address, open_address
+from dashboard.parts import part, show_text
+from dashboard.reading import read_study, read_trials, runs_folder, study_names
+from studies.records import StudyRecords
+
+
+def show_page(title: str, show: Callable[[StudyRecords, pd.DataFrame], None]) -> None:
+    """A page about one study: its head, then what `show` makes of the study and its trials. A record that can not be read is said to be so."""
+    open_address()
+    names = study_names()
+    if not names:
+        show_how_to_begin()
+        return
+    heading, choice = st.columns([3, 1], vertical_alignment="bottom")
+    with choice:
+        name = chosen_study(names)
+    with heading:
+        st.title(name, anchor=False)
+    with part():
+        study = read_study(name)
+        trials = read_trials(study)
+        with heading:
+            show_kind(study, title)
+        show(study, trials)
+    keep_address()
+
+
+def show_kind(study: StudyRecords, title: str) -> None:
+    """The page's own name, and that the data is synthetic where it is."""
+    if study.info["data"]["synthetic"]:
+        st.badge("synthetic data", icon=":material/science:", color="orange", help="generated, not recorded")
+
+
+def show_how_to_begin() -> None:
+    """What to do where there is no study yet."""
+    runs = runs_folder()
+    command = ["python", "-m", "studies.run", "--trials", "200"]
+    if runs != Path("runs"):
+        command += ["--runs", str(runs)]
+    st.title("No study yet", anchor=False)
+    st.markdown("A study tries networks on a data set and keeps what it finds. This command makes the first one:")
+    st.code(shlex.join(command), language="bash")
+    st.markdown(
+        "Without `--data` it makes a synthetic data set, so nothing has to be downloaded; with `--data FOLDER` it reads recordings "
+        "in ESC-50's layout. Reload this page once it runs."
+    )
+    st.caption("Studies are looked for in this folder:")
+    show_text(str(runs.resolve()))

@@ -1,0 +1,190 @@
+"""The ablations page: what a change does, by experiment; what a study's trials say of it, which is none; how far short budgets are to be trusted."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.page import show_page
+from dashboard.parts import part, show_text
+from dashboard.reading import runs_folder
+from search_space.errors import UserError
+from studies import contrasts
+from studies.charts import CONFIG, effects_figure, fidelity_figure, forest_figure, importance_figure
+from studies.records import StudyRecords
+from studies.reports import Report, ablations, fidelities
+
+_KINDS = {
+    "ablations": "Experiments",
+    "effects": "What the study's trials say",
+    "fidelity": "Is the short budget to be trusted?",
+}
+_OBJECTIVES = {"val_accuracy": "Validation accuracy", "params": "Parameters", "macs": "MACs", "front": "The front"}
+
+
+def show(study: StudyRecords, trials: pd.DataFrame) -> None:
+    """One of the three, as the URL says (`?show=effects`)."""
+    asked = st.query_params.get("show")
+    kind = st.segmented_control(
+        "Show",
+        list(_KINDS),
+        format_func=lambda name: _KINDS[name],
+        default=asked if asked in _KINDS else "ablations",
+        required=True,
+        label_visibility="collapsed",
+        key="show",
+    )
+    st.query_params["show"] = str(kind)
+    if kind == "ablations":
+        show_ablations()
+    elif kind == "effects":
+        show_effects(study, trials)
+    else:
+        show_fidelity(study)
+
+
+def show_ablations() -> None:
+    """The reports of `studies.ablate` in this runs folder, one of them in full."""
+    found = ablations(runs_folder())
+    whole = {report.key: report for report in found if not report.error}
+    for report in found:
+        if report.error:
+            st.warning("This ablation's report can not be read.", icon=":material/broken_image:")
+            show_text(f"{report.key}: {report.error}")
+    if not whole:
+        st.markdown("An ablation changes one thing at a time, with several seeds, and tells effect from noise:")
+        runs = runs_folder()
+        more = [] if str(runs) == "runs" else ["--runs", str(runs)]
+        st.code(shlex.join(["python", "-m", "studies.ablate", "--base", "dssdn-middle", *more]), language="bash")
+        return
+    asked = st.query_params.get("ablation")
+    key = st.selectbox(
+        "Ablation",
+        list(whole),
+        index=list(whole).index(asked) if asked in whole else 0,
+        format_func=lambda key: _label(whole[key]),
+        key="ablation",
+    )
+    st.query_params["ablation"] = key
+    with part():
+        show_ablation(whole[key])
+
+
+def _label(report: Report) -> str:
+    of = report.content
+    changed = f"{len(of['rows']) - 1} variants × {len(of['seeds']) * len(of['folds'])} runs"
+    kind = "" if of["kind"] == "one change" else f" · {of['kind']}"
+    return f"{of['base']} on {of['data']['name']}{' (synthetic data)' * of['data']['synthetic']} · {changed}{kind} · {of['written'][:16]}"
+
+
+def show_ablation(report: Report) -> None:
+    """One ablation: its forest plot, its table, what one must know to read it, and its files."""
+    content = report.content
+    synthetic = bool(content["data"]["synthetic"])
+    if synthetic:
+        st.badge("synthetic data", icon=":material/science:", color="orange", help="generated, not recorded")
+    rows = contrasts.forest_rows(content)
+    figure = forest_figure(rows, content["title"], synthetic)
+    st.plotly_chart(figure, key=f"forest-{report.key}", config=CONFIG, height=180 + 26 * len(rows))
+    st.dataframe(pd.DataFrame(contrasts.as_records(content["rows"])), hide_index=True, key=f"rows-{report.key}")
+    if content["effects"]:
+        st.dataframe(pd.DataFrame(contrasts.effects_records(content["effects"])), hide_index=True)
+    for note in content["notes"]:
+        st.text(note)
+    _downloads(report)
+
+
+def _downloads(report: Report) -> None:
+    """The table in each form that was written."""
+    kinds = {"ablation.csv": "CSV", "ablation.md": "Markdown", "ablation.tex": "LaTeX", "ablation.json": "JSON"}
+    columns = st.columns(len(kinds) + 4)
+    for column, (name, label) in zip(columns, kinds.items(), strict=False):
+        path = report.path.with_name(name)
+        if path.is_file():
+            column.download_button(
+                label, path.read_bytes(), name, key=f"{label}-{report.key}", icon=":material/download:", width="stretch"
+            )
+
+
+@st.cache_data(show_spinner="Asking the trials", max_entries=8)
+def _effects(_study: StudyRecords, name: str, path: str, states: tuple[tuple[str, int], ...]) -> dict[str, Any] | str:
+    """The effects of a study that has so many trials in each state, or why there are none yet."""
+    from studies.observed import effects_report
+
+    try:
+        return effects_report(_study)
+    except UserError as error:
+        return str(error)
+
+
+def show_effects(study: StudyRecords, trials: pd.DataFrame) -> None:
+    """What each choice went with in the study's own trials."""
+    counted = tuple(sorted((str(state), int(number)) for state, number in trials["state"].value_counts().items()))
+    report = _effects(study, study.name, str(study.path.resolve()), counted)
+    if isinstance(report, str):
+        st.info(report, icon=":material/hourglass_top:")
+        return
+    synthetic = study.info["data"]["synthetic"]
+    st.markdown(
+        "**Observational.** A search draws what it believes in, each network once: what differs here may be the company a choice keeps. "
+        "This experiment settles it:"
+    )
+    st.code(report["ablation"], language="bash", wrap_lines=True)
+    name = st.segmented_control(
+        "Objective",
+        list(_OBJECTIVES),
+        format_func=lambda of: _OBJECTIVES[of],
+        default="val_accuracy",
+        required=True,
+        label_visibility="collapsed",
+        key="objective",
+    )
+    of = report["front"] if name == "front" else report["objectives"][str(name)]
+    figure = importance_figure(of, f"importance for {_OBJECTIVES[str(name)].lower()}", synthetic)
+    st.plotly_chart(figure, key=f"importance-{study.name}-{name}", config=CONFIG)
+    if name != "front":
+        figure = effects_figure(
+            str(name), of, f"what each option went with: {_OBJECTIVES[str(name)].lower()}", synthetic
+        )
+        rows = -(-sum(bool(choice["options"]) for choice in of["choices"]) // 4)
+        st.plotly_chart(figure, key=f"effects-{study.name}-{name}", config=CONFIG, height=120 + 220 * max(1, rows))
+
+
+def show_fidelity(study: StudyRecords) -> None:
+    """The reports of `studies.fidelity` about this study."""
+    found = fidelities(study.path)
+    if not found:
+        st.markdown("Networks of this study trained for longer tell whether its short budget ranks them rightly:")
+        st.code(shlex.join(["python", "-m", "studies.fidelity", "--study", study.name]), language="bash")
+    for report in found:
+        with part():
+            if report.error:
+                raise UserError(f"{report.key}: {report.error}")
+            of = report.content
+            plotted, said = st.columns([3, 2], gap="large")
+            figure = fidelity_figure(of, f"{of['study']} on {of['data']['name']}", of["data"]["synthetic"])
+            plotted.plotly_chart(figure, key=f"fidelity-{report.key}", config=CONFIG, height=420)
+            said.dataframe(
+                pd.DataFrame(
+                    {
+                        "ranked by": [_predictor(row) for row in of["correlations"]],
+                        "Kendall's tau": [row["tau"] for row in of["correlations"]],
+                        "from": [row["low"] for row in of["correlations"]],
+                        "to": [row["high"] for row in of["correlations"]],
+                    }
+                ).round(2),
+                hide_index=True,
+            )
+            said.text(of["reading"])
+
+
+def _predictor(row: dict[str, Any]) -> str:
+    if row["clips"]:
+        return f"accuracy after {row['clips']:,} clips"
+    return {"params": "parameters alone", "macs": "MACs alone"}.get(row["predictor"], str(row["predictor"]))
+
+
+show_page("Ablations", show)
