@@ -139,8 +139,8 @@ def _draw_block(
         middle = _LEFT + (_RIGHT - _LEFT) * (share if architecture.heavy == "low" else 1 - share)
         left, right = (_LEFT, middle - 4) if architecture.heavy == "low" else (middle + 4, _RIGHT)
     top, width = pen.y, right - left
-    bins = f"{n_heavy} of {size[2]} bins" if width > 150 else f"{n_heavy} bins"
-    pen.text((left + right) / 2, top + 10, f"heavy, {bins}" if width > 120 else bins, anchor="middle", faint=True)
+    bins = f"{n_heavy} of {size[2]} bins" if width > 150 else f"{n_heavy}"
+    pen.text((left + right) / 2, top + 10, f"heavy, {bins}", anchor="middle", faint=True)
     pen.y += 15
     distils = architecture.kind == "distillation"
     # The lines of what is distilled need a margin within the heavy part.
@@ -158,7 +158,7 @@ def _draw_block(
         pen.path(f"M{edge} {ends[0] - 6} H{left + 2.5} V{fuse}", GREEN)
     if middle:
         a, b = (middle + 4, _RIGHT) if architecture.heavy == "low" else (_LEFT, middle - 4)
-        light = f"light, {n_light} bins" if b - a > 100 else f"{n_light} bins"
+        light = f"light, {n_light} bins" if b - a > 100 else f"light, {n_light}"
         pen.text((a + b) / 2, top + 10, light, anchor="middle", faint=True)
         bottom, pen.y = pen.y, top + 15
         pen.box(a, b, "1×1", GREY, height=bottom - pen.y)
