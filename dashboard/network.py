@@ -59,8 +59,9 @@ def _show_structure(study: StudyRecords, row: dict[Any, Any]) -> None:
         drawing = network_svg(architecture, (frames, mels), n_classes, dark=st.context.theme.type == "dark")
         st.image(drawing, width="stretch", alt=f"diagram of {architecture}: its costs stand in the tables beside it")
         st.caption(
-            "Shapes are channels × frames × mel bins. The dashed line cuts the mel axis, low bins to the left; green lines at the side of a "
-            "block are what is distilled, the green rail is what the head sees."
+            "Shapes are channels × frames × mel bins. The dashed line cuts the mel axis, low bins to the left; blue is "
+            "the heavy part. Green lines at the side of a "
+            "block are what is distilled; the green rail is what the head sees."
         )
     with counted:
         st.markdown(f"**Cost by block, for one clip of {frames} × {mels} frames × mels**")

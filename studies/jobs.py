@@ -210,6 +210,11 @@ def state(run: Run) -> State:
     return _state(run) or State("stopped", error=last_words(run), barred=_barred(run))
 
 
+def is_begun(job: Job) -> bool:
+    """Whether that very job waits, is at work, or has ended: only `resume` could do anything about it."""
+    return _state(job.run) is not None
+
+
 def cancel(run: Run) -> None:
     """Take a retraining that waits out of the queue, or ask its process to end (SIGTERM): it keeps its finished batches. Nothing happens
     when there is neither."""
