@@ -24,6 +24,7 @@ from studies.charts import BLUE, GREEN, GREY, VERMILLION, _layout, quantity
 
 _WIDTH, _LEFT, _RIGHT, _RAIL = 420, 8, 384, 406
 _ROW = 21  # height of one operator's box
+_NARROWEST = 0.15  # share of the width below which a part's words do not fit any more
 _INK = {False: "#1d2733", True: "#e4eaf0"}  # of texts, by whether the page is dark
 _DECIBELS = 10 / np.log(10)  # of one unit of a natural logarithm of power
 _LOUDEST_DB = 80.0  # Assumed: what lies further below the loudest is no more seen than heard
@@ -82,8 +83,8 @@ def cost_figure(parts: pd.DataFrame, title: str = "", synthetic: bool = False) -
 def network_svg(architecture: Architecture, input: tuple[int, int], n_classes: int, dark: bool = False) -> str:
     """The network as an SVG drawing, from the log-mel above to the classes below, for a clip of `input` = (frames, mels).
 
-    From left to right lies the mel axis, low bins to the left: a block's heavy and light part are as wide as their shares of it, with the
-    cut between them. Lines at the side are what is distilled; the rail on the right is what the head sees. `dark` fits the texts to a
+    From left to right lies the mel axis, low bins to the left: a block's heavy and light part are as wide as their shares of it (15 % at
+    least), with the cut between them. Lines at the side are what is distilled; the rail on the right is what the head sees. `dark` fits the texts to a
     dark page; they are legible from 350 pixels on.
     """
     cost = count(architecture, input, n_classes)
@@ -135,7 +136,7 @@ def _draw_block(
     n_heavy, n_light = cut(block, architecture.merge, size[2])
     left, right, middle = float(_LEFT), float(_RIGHT), 0.0
     if block.cut and n_light:
-        share = n_heavy / (n_heavy + n_light)
+        share = min(max(n_heavy / (n_heavy + n_light), _NARROWEST), 1 - _NARROWEST)
         middle = _LEFT + (_RIGHT - _LEFT) * (share if architecture.heavy == "low" else 1 - share)
         left, right = (_LEFT, middle - 4) if architecture.heavy == "low" else (middle + 4, _RIGHT)
     top, width = pen.y, right - left

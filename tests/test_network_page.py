@@ -70,7 +70,7 @@ class TestStructure:
 
     def test_the_network_is_drawn(self, page):
         app = page("network", study="tiny", trial="1")
-        [image] = app.get("imgs")
+        [image] = app.get("image")
         assert "image/svg+xml" in image.proto.imgs[0].url
 
     def test_without_a_trained_network_it_says_so(self, page, runs, tmp_path):
