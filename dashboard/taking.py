@@ -28,11 +28,12 @@ def show_taking(study: StudyRecords, row: dict[Any, Any]) -> None:
     with again:
         with part("Train it fully, from a shell"):
             show_text(Job(study.name, study.path.parent, trial).shell())
+            st.page_link("views/retrain.py", label="Or on the page Retrain", icon=":material/model_training:")
             st.caption(
                 "Seeded: the same command gives the same weights to the bit on one machine, with as many threads."
             )
         with part("Use it from Python"):
-            st.code(_snippet(study, trial), language="python")
+            st.code(_snippet(study, trial), language="python", wrap_lines=True)
         with part("How these weights came to be"):
             show_text(_how(study, trial))
     with files, part("Files"):
