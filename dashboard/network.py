@@ -1,4 +1,4 @@
-"""One network, shown: what it is, what it costs layer by layer, how it learned, what it confuses."""
+"""One network, shown: what it is, what it costs, how it learned, what it confuses, its neighbours, and how to have it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from dashboard.choice import choose_trial
+from dashboard.listen import show_listen, show_try
 from dashboard.parts import part, show_text
+from dashboard.reading import read_trials
+from dashboard.taking import show_taking
 from search_space import Architecture, count, get_space
-from search_space.errors import UserError
 from studies.charts import CONFIG, confusion_figure, curve_figure, per_cent, quantity
+from studies.drawings import cost_by_part, cost_figure, network_svg
+from studies.mistakes import accuracy_by_recorder, accuracy_by_scene, val_predictions
+from studies.neighbours import nearest
 from studies.records import StudyRecords
+
+_SECTIONS = ("Structure", "Accuracy", "Listen", "Try", "Neighbours", "Take it along")
 
 
 def show_network(study: StudyRecords, row: dict[Any, Any]) -> None:
-    """The network of one complete trial (`row` of the study's trials)."""
-    run, data, (frames, mels) = study.run(int(row["trial"])), study.info["data"], study.info["input"]
+    """The network of one complete trial (`row` of the study's trials), a section at a time: what is not looked at is not made."""
     show_text(row["architecture"])
     accuracy, params, macs, seconds = st.columns(4)
     accuracy.metric("Validation accuracy", per_cent(row["val_accuracy"]), help="after the study's short budget")
@@ -25,40 +32,124 @@ def show_network(study: StudyRecords, row: dict[Any, Any]) -> None:
     seconds.metric("Trained in", f"{row['seconds']:.0f} s")
     st.caption(" · ".join(_choices(study, row)))
 
+    sections = st.tabs(_SECTIONS, key="section", on_change="rerun")
+    shows = (_show_structure, _show_accuracy, show_listen, show_try, _show_neighbours, show_taking)
+    for section, show in zip(sections, shows, strict=True):
+        if section.open:
+            with section, part():
+                show(study, row)
+
+
+def _choices(study: StudyRecords, row: dict[Any, Any]) -> list[str]:
+    """The options that make the network, in the space's words; those that mean nothing for it are left out."""
+    known = [name for name in get_space(study.info["space"]["name"]).choices if name in row]
+    names = [name for name in known if pd.notna(row[name])]
+    values = [row[name] if isinstance(row[name], str) else f"{row[name]:g}" for name in names]
+    return [f"{name.replace('_', ' ')} **{value}**" for name, value in zip(names, values, strict=True)]
+
+
+def _show_structure(study: StudyRecords, row: dict[Any, Any]) -> None:
+    """The diagram, and beside it what it costs by block and by layer."""
+    frames, mels = study.info["input"]
+    architecture, n_classes = Architecture.parse(row["architecture"]), study.info["n_classes"]
+    cost = count(architecture, (frames, mels), n_classes)
+    drawn, counted = st.columns([5, 6], gap="large")
+    with drawn:
+        st.markdown("**Diagram**")
+        drawing = network_svg(architecture, (frames, mels), n_classes, dark=st.context.theme.type == "dark")
+        st.image(drawing, width="stretch", alt=f"diagram of {architecture}: its costs stand in the tables beside it")
+        st.caption(
+            "Shapes are channels × frames × mel bins. The dashed line cuts the mel axis, low bins to the left; blue is "
+            "the heavy part. Green lines at the side of a "
+            "block are what is distilled; the green rail is what the head sees."
+        )
+    with counted:
+        st.markdown(f"**Cost by block, for one clip of {frames} × {mels} frames × mels**")
+        parts = cost_by_part(cost, architecture)
+        st.plotly_chart(cost_figure(parts), key="cost", config=CONFIG, height=70 + 42 * len(parts))
+        st.markdown(f"**Layers, for one clip of {frames} × {mels} frames × mels**")
+        layers = pd.DataFrame(cost.layers)
+        layers["shape"] = [" × ".join(map(str, shape)) for shape in layers["shape"]]
+        layers["share"] = layers["macs"] / max(cost.macs, 1)
+        columns = {
+            "name": st.column_config.TextColumn("Layer", width="medium"),
+            "kind": st.column_config.TextColumn("Kind"),
+            "shape": st.column_config.TextColumn("Output", help="channels × frames × mel bins"),
+            "params": st.column_config.NumberColumn("Parameters", format="localized"),
+            "macs": st.column_config.NumberColumn("MACs", format="localized"),
+            "share": st.column_config.ProgressColumn(
+                "Share of MACs", format="percent", max_value=float(layers["share"].max()) or 1.0
+            ),
+        }
+        st.dataframe(layers, key="layers", hide_index=True, column_config=columns, height=420)
+
+
+def _show_accuracy(study: StudyRecords, row: dict[Any, Any]) -> None:
+    """How it learned, what it confuses, and which scenes and recorders it knows."""
+    run, data = study.run(int(row["trial"])), study.info["data"]
     learned, confused = st.columns(2, gap="large")
     with learned, part("Learning curve"):
         figure = curve_figure(run.metrics(), synthetic=data["synthetic"])
         st.plotly_chart(figure, key="curve", config=CONFIG, height=400)
     with confused, part("Confusion of the validation clips, % of the true class"):
-        predictions = run.predictions("val")
-        if predictions is None:
-            raise UserError(f"{run.path} holds no predictions of the validation clips")
+        predictions = val_predictions(run, data["classes"])
         dark = st.context.theme.type == "dark"
         figure = confusion_figure(predictions, data["classes"], synthetic=data["synthetic"], dark=dark)
         st.plotly_chart(figure, key="confusion", config=CONFIG, height=400)
-    with part(f"Layers, for one clip of {frames} × {mels} frames × mels"):
-        _show_layers(Architecture.parse(row["architecture"]), (frames, mels), study.info["n_classes"])
+    scenes, recorders = st.columns(2, gap="large")
+    with scenes, part("Accuracy by scene, validation clips"):
+        _show_shares("Scene", accuracy_by_scene(val_predictions(run, data["classes"]), data["classes"]))
+    with recorders, part("Accuracy by recorder, validation clips"):
+        shares = accuracy_by_recorder(val_predictions(run, data["classes"]))
+        if shares.empty:
+            st.caption("This data names no recorders.")
+        else:
+            _show_shares("Recorder", shares)
 
 
-def _choices(study: StudyRecords, row: dict[Any, Any]) -> list[str]:
-    """The options that make the network, in the space's words; those that mean nothing for it are left out."""
-    names = [name for name in get_space(study.info["space"]["name"]).choices if pd.notna(row[name])]
-    values = [row[name] if isinstance(row[name], str) else f"{row[name]:g}" for name in names]
-    return [f"{name.replace('_', ' ')} **{value}**" for name, value in zip(names, values, strict=True)]
-
-
-def _show_layers(architecture: Architecture, size: tuple[int, int], n_classes: int) -> None:
-    cost = count(architecture, size, n_classes)
-    layers = pd.DataFrame(cost.layers)
-    layers["shape"] = [" × ".join(map(str, shape)) for shape in layers["shape"]]
-    layers["share"] = layers["macs"] / cost.macs
-    largest = float(layers["share"].max())
+def _show_shares(kind: str, shares: pd.DataFrame) -> None:
     columns = {
-        "name": st.column_config.TextColumn("Layer", width="medium"),
-        "kind": st.column_config.TextColumn("Kind"),
-        "shape": st.column_config.TextColumn("Output", help="channels × frames × mel bins"),
-        "params": st.column_config.NumberColumn("Parameters", format="localized"),
-        "macs": st.column_config.NumberColumn("MACs", format="localized"),
-        "share": st.column_config.ProgressColumn("Share of MACs", format="percent", max_value=largest),
+        "name": st.column_config.TextColumn(kind),
+        "clips": st.column_config.NumberColumn("Clips", width=70),
+        "accuracy": st.column_config.ProgressColumn("Accuracy", format="percent", min_value=0, max_value=1),
     }
-    st.dataframe(layers, hide_index=True, column_config=columns, height=320)
+    height = min(400, 38 + 35 * len(shares))
+    st.dataframe(shares, key=f"by-{kind}", hide_index=True, column_config=columns, height=height)
+
+
+def _show_neighbours(study: StudyRecords, row: dict[Any, Any]) -> None:
+    """The trained networks that differ in the fewest choices; a click opens one."""
+    trial = int(row["trial"])
+    found = nearest(read_trials(study), trial, get_space(study.info["space"]["name"]))
+    if found.empty:
+        st.caption("No other network of this study is trained, or its space has changed since.")
+        return
+    key = f"neighbours-{trial}"
+    numbers = [int(number) for number in found["trial"]]
+
+    def open_picked() -> None:
+        rows = st.session_state[key]["selection"]["rows"]
+        choose_trial(numbers[rows[0]] if rows else None)
+
+    st.caption(
+        "Trained networks of this study with the fewest other choices, the nearest first. Select one to open it."
+    )
+    shown = found.assign(difference=100 * found["difference"], val_accuracy=100 * found["val_accuracy"].astype(float))
+    columns = {
+        "what": st.column_config.TextColumn("What differs", width="large"),
+        "difference": st.column_config.NumberColumn("Difference", format="%+.1f points", width=110),
+        "val_accuracy": st.column_config.NumberColumn("Accuracy", format="%.1f %%", width=90),
+        "params": st.column_config.NumberColumn("Params", format="compact", width=80),
+        "macs": st.column_config.NumberColumn("MACs", format="compact", width=80),
+        "trial": st.column_config.NumberColumn("Trial", width=70),
+    }
+    st.dataframe(
+        shown,
+        key=key,
+        on_select=open_picked,
+        selection_mode="single-row",
+        hide_index=True,
+        column_order=list(columns),
+        column_config=columns,
+    )
+    st.caption("One seed each on a short budget: differences of a few points may be chance.")

@@ -1,20 +1,27 @@
-"""Retraining a network: the form that starts a job, and what has become of every job, kept true while one runs."""
+"""Retraining networks: the form that queues jobs, what has become of every job, kept true while one runs, and what finished ones scored."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
 
+from dashboard.choice import MOST_TRIALS, choose_trials
 from dashboard.parts import part, show_text
 from studies import jobs
-from studies.charts import CONFIG, curve_figure, duration, per_cent
+from studies.charts import CONFIG, curve_figure, duration, per_cent, quantity
+from studies.estimates import estimate
 from studies.jobs import Job, State
 from studies.records import StudyRecords
 
 _ACTIVE_S, _IDLE_S = 2, 10  # between two looks at the jobs
-_BADGES: dict[str, tuple[str, Literal["blue", "green", "gray", "orange", "red"], str]] = {
+_MOST_LISTED, _MOST_OFFERED, _MOST_SEEDS = 30, 500, 10
+_BADGES: dict[str, tuple[str, Literal["blue", "green", "gray", "orange", "red", "violet"], str]] = {
+    "queued": ("queued", "violet", ":material/hourglass_empty:"),
     "starting": ("preparing", "blue", ":material/hourglass_top:"),
     "running": ("running", "blue", ":material/play_arrow:"),
     "finished": ("finished", "green", ":material/check:"),
@@ -23,74 +30,163 @@ _BADGES: dict[str, tuple[str, Literal["blue", "green", "gray", "orange", "red"],
     "failed": ("failed", "red", ":material/error:"),
     "corrupt": ("corrupt record", "red", ":material/broken_image:"),
 }
+Looks = dict[str, str]
+"""The state's name of every job by its folder's."""
 
 
-def show_retraining(study: StudyRecords, trial: int) -> None:
-    """How a trial's network can be retrained, and every retraining of it, looked at anew every few seconds."""
-    st.subheader("Retrain", anchor=False)
-    _show_form(study, trial)
-    active = _any_active(study, trial)
-    st.fragment(_show_jobs, run_every=_ACTIVE_S if active else _IDLE_S)(study, trial, active)
+def show_retraining(study: StudyRecords, trained: dict[int, dict[Any, Any]], trials: list[int]) -> None:
+    """How the networks of these trials can be retrained, and every retraining of the study, looked at anew every few seconds."""
+    _show_choice(trained, trials)
+    if trials:
+        with part():
+            _show_form(study, trials)
+    st.subheader("Jobs", anchor=False)
+    looks = _look(study)
+    busy = bool({"queued", "starting", "running"} & set(looks.values()))
+    st.fragment(_show_jobs, run_every=_ACTIVE_S if busy else _IDLE_S)(study, trials, looks)
+    with part():
+        _show_results(study)
 
 
-def _show_form(study: StudyRecords, trial: int) -> None:
-    epochs, recipe, seed, start = st.columns(4, vertical_alignment="bottom")
+def _show_choice(trained: dict[int, dict[Any, Any]], trials: list[int]) -> None:
+    """Which networks; the most accurate ones are offered, any other one can be chosen on the other pages."""
+    best = sorted(trained, key=lambda number: trained[number]["val_accuracy"], reverse=True)
+    offered = list(dict.fromkeys([*trials, *best[:_MOST_OFFERED]]))
+
+    def describe(number: int) -> str:
+        row = trained[number]
+        return f"trial {number} · {per_cent(row['val_accuracy'])} · {quantity(row['params'])} params · {row['architecture']}"
+
+    def change() -> None:
+        choose_trials(st.session_state["networks"])
+        st.query_params.pop("trial", None)  # all that is chosen stands in the list now
+
+    st.session_state["networks"] = trials
+    st.multiselect(
+        "Networks to retrain",
+        offered,
+        key="networks",
+        format_func=describe,
+        on_change=change,
+        max_selections=MOST_TRIALS,
+        select_all=False,
+        placeholder="choose networks here, or on the Pareto page",
+    )
+
+
+def _show_form(study: StudyRecords, trials: Sequence[int]) -> None:
+    recipe, epochs, seed, seeds, device = st.columns(5, vertical_alignment="bottom")
     names = list(jobs.RECIPES)
     name = recipe.selectbox("Recipe", names, names.index(Job.recipe), key="recipe")
-    job = Job(
-        study.name,
-        study.path.parent,
-        trial,
-        recipe=name,
-        # A field for each recipe, so that choosing one shows its own length.
-        epochs=int(epochs.number_input("Epochs", 1, 2000, jobs.RECIPES[name], key=f"epochs-{name}")),
-        seed=int(seed.number_input("Seed", 0, 2**31 - 1, Job.seed, key="seed")),
-    )
-    if start.button("Retrain", type="primary", icon=":material/model_training:", key="retrain", width="stretch"):
+    # A field for each recipe, so that choosing one shows its own length.
+    length = int(epochs.number_input("Epochs", 1, 2000, jobs.RECIPES[name], key=f"epochs-{name}"))
+    first = int(seed.number_input("First seed", 0, 2**31 - 1 - _MOST_SEEDS, Job.seed, key="seed"))
+    number = int(seeds.number_input("Seeds", 1, _MOST_SEEDS, 1, key="seeds", help="so many trainings of each network"))
+    where = str(device.selectbox("Device", _devices(), key="device"))
+    wanted = [
+        Job(study.name, study.path.parent, trial, recipe=name, epochs=length, seed=first + i, device=where)
+        for trial in trials
+        for i in range(number)
+    ]
+    new = [job for job in wanted if not jobs.is_begun(job)]
+    told, start = st.columns([4, 1], vertical_alignment="center")
+    told.caption(_told(study, wanted, new))
+    if start.button(
+        "Retrain", type="primary", icon=":material/model_training:", key="retrain", width="stretch", disabled=not new
+    ):
         with part():
-            jobs.start_retrain(job)
-    st.caption(
-        "At full input size, on all training clips; the test clips are scored once, at the end. It is a process of its own, which goes on "
-        "when this page is closed. In a shell:"
+            for job in new:
+                jobs.enqueue(job)
+            st.rerun()
+    with st.expander("The same from a shell"):
+        st.code("\n".join(job.shell() for job in wanted), language="bash", wrap_lines=True)
+
+
+def _told(study: StudyRecords, wanted: Sequence[Job], new: Sequence[Job]) -> str:
+    """What a click would do, and how long that will take."""
+    words = (
+        "At full input size, on all training clips; the test clips are scored once, at the end. Each is a process of its own, which goes on "
+        "when this page is closed; one at a time, the others wait."
     )
-    st.code(job.shell(), language="bash", wrap_lines=True)
+    if there := len(wanted) - len(new):
+        words += f" {there} of {len(wanted)} {'is' if there == 1 else 'are'} in the list below already."
+    if new:
+        guess = estimate(study, new)
+        count = "1 training" if len(new) == 1 else f"{len(new)} trainings"
+        words += (
+            f" **{count}: about {duration(guess.seconds)}**, estimated from {guess.basis}."
+            if math.isfinite(guess.seconds)
+            else f" **{count}**; how long that takes is not known: nothing was timed."
+        )
+    return words
 
 
-def _any_active(study: StudyRecords, trial: int) -> bool:
-    return any(jobs.state(job.run).active for job in jobs.retrainings(study, trial))
+def _devices() -> list[str]:
+    """Where a training can run: torch would know, and is not asked."""
+    found = sorted(
+        int(path.name.removeprefix("nvidia")) for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()
+    )
+    return ["auto", "cpu", *(f"cuda:{number}" for number in found)]
 
 
-def _show_jobs(study: StudyRecords, trial: int, was_active: bool) -> None:
-    found = jobs.retrainings(study, trial)
+def _look(study: StudyRecords) -> Looks:
+    return {job.run.path.name: jobs.state(job.run).name for job in jobs.all_retrainings(study)}
+
+
+def _show_jobs(study: StudyRecords, trials: Sequence[int], before: Looks) -> None:
+    """Every job of the study, those of the chosen networks first; the page is made anew where one has come to another state."""
+    with part():
+        jobs.attend(study.path.parent)
+    found = sorted(jobs.all_retrainings(study), key=lambda job: job.trial not in trials)
     if not found:
-        st.caption("This network has not been retrained yet.")
-    for job in found:
-        with st.container(border=True, key=f"job-{job.run.path.name}"), part():
-            _show_job(job, jobs.state(job.run), study.info["data"]["synthetic"])
-    if _any_active(study, trial) != was_active:
+        st.caption("No network of this study has been retrained yet.")
+    waiting = [job.run.path for job in jobs.queued(study.path.parent)]
+    looks = {}
+    for place, job in enumerate(found):
+        state = jobs.state(job.run)
+        looks[job.run.path.name] = state.name
+        if place < _MOST_LISTED:
+            with st.container(key=f"job-{job.run.path.name}"), part():
+                turn = waiting.index(job.run.path) if job.run.path in waiting else 0
+                # Of the chosen networks' jobs those at work are open, and of all of them the first.
+                unfolded = job.trial in trials and (state.active or (place == 0 and state.name == "finished"))
+                _show_job(job, state, study.info["data"]["synthetic"], unfolded, turn)
+    if len(found) > _MOST_LISTED:
+        st.caption(f"and {len(found) - _MOST_LISTED} older ones in {study.path / 'retrain'}")
+    if looks != before:
         st.rerun()
 
 
-def _show_job(job: Job, state: State, synthetic: bool) -> None:
+def _show_job(job: Job, state: State, synthetic: bool, unfolded: bool, turn: int) -> None:
+    """One job, its details unfolded or not; `turn` is how many wait before it."""
     key = job.run.path.name
     label, colour, icon = _BADGES[state.name]
-    name, badge, action = st.columns([3, 2, 1], vertical_alignment="center")
+    name, badge, action = st.columns([4, 2, 1], vertical_alignment="center")
     epochs = f"{job.epochs} epochs" if job.epochs > 1 else "1 epoch"
-    name.markdown(f"**{job.recipe}** recipe · {epochs} · seed {job.seed}")
-    badge.badge(label, color=colour, icon=icon)
-    if state.active and action.button("Cancel", key=f"cancel-{key}", width="stretch"):
+    name.markdown(f"trial {job.trial} · **{job.recipe}** recipe · {epochs} · seed {job.seed}")
+    badge.badge(f"{label}, {turn} before it" if turn else label, color=colour, icon=icon)
+    if (state.active or state.name == "queued") and action.button("Cancel", key=f"cancel-{key}", width="stretch"):
         jobs.cancel(job.run)
-    if state.resumable and action.button("Resume", key=f"resume-{key}", width="stretch"):
-        jobs.start_retrain(job, resume=True)
         st.rerun()
-    if state.name not in ("finished", "corrupt"):
-        st.progress(min(1.0, state.epoch / max(1, state.epochs)), text=_progress(state))
+    if state.resumable and action.button("Resume", key=f"resume-{key}", width="stretch"):
+        jobs.enqueue(job, resume=True)
+        st.rerun()
+    if state.active or (state.name != "corrupt" and 0 < state.epoch < state.epochs):
+        st.progress(min(1.0, max(0.0, state.epoch / max(1, state.epochs))), text=_progress(state))
     if state.error:
         show_text(state.error)
     if state.barred:
         show_text(state.barred)
-    if state.name != "corrupt":
-        _show_results(job, synthetic)
+    if state.name in ("corrupt", "queued"):
+        return
+    details = st.expander("Curve, scores, log", expanded=unfolded, key=f"more-{key}", type="compact", on_change="rerun")
+    if details.open:
+        with details:
+            with part():
+                _show_scores(job, synthetic)
+            if words := jobs.last_words(job.run):
+                st.caption("The end of its log")
+                show_text(words)
 
 
 def _progress(state: State) -> str:
@@ -100,7 +196,7 @@ def _progress(state: State) -> str:
     return f"epoch {state.epoch} of {state.epochs}{left}"
 
 
-def _show_results(job: Job, synthetic: bool) -> None:
+def _show_scores(job: Job, synthetic: bool) -> None:
     """The learning curve as far as it goes, and the test split's scores once there are some."""
     scores, rows = job.run.scores, job.run.metrics()
     if scores:
@@ -110,7 +206,7 @@ def _show_results(job: Job, synthetic: bool) -> None:
     *beside, last = st.columns([*(1 for _ in tables), 2])
     for column, (kind, shares) in zip(beside, tables.items(), strict=True):
         with column:
-            _show_shares(kind, shares)
+            _show_shares(kind, shares, f"{kind}-{job.run.path.name}")
     if rows:
         figure = curve_figure(rows, synthetic=synthetic)
         last.plotly_chart(figure, key=f"figure-{job.run.path.name}", config=CONFIG, height=360)
@@ -130,8 +226,56 @@ def _show_totals(scores: dict[str, Any]) -> None:
         unseen.metric("Unseen recorders", per_cent(scores["unseen"]), help=seen)
 
 
-def _show_shares(kind: str, shares: dict[str, float]) -> None:
+def _show_shares(kind: str, shares: dict[str, float], key: str) -> None:
     """Accuracy by scene or recorder, the worst first."""
     table = pd.DataFrame({kind: list(shares), "accuracy": list(shares.values())}).sort_values("accuracy")
     accuracy = st.column_config.ProgressColumn("Accuracy", format="percent", min_value=0, max_value=1)
-    st.dataframe(table, hide_index=True, column_config={"accuracy": accuracy}, height=min(360, 38 + 35 * len(table)))
+    height = min(360, 38 + 35 * len(table))
+    st.dataframe(table, key=key, hide_index=True, column_config={"accuracy": accuracy}, height=height)
+
+
+def _show_results(study: StudyRecords) -> None:
+    """What finished retrainings scored, a row for each network, recipe and length, with mean and deviation over the seeds."""
+    rows = jobs.retrained(study)
+    if rows.empty:
+        return
+    st.subheader("Results", anchor=False)
+    grouped = rows.groupby(["trial", "recipe", "epochs"], as_index=False)
+    table = grouped.agg(
+        seeds=("seed", "count"),
+        test=("test_accuracy", "mean"),
+        test_sd=("test_accuracy", "std"),
+        val=("val_accuracy", "mean"),
+        val_sd=("val_accuracy", "std"),
+        params=("params", "first"),
+        macs=("macs", "first"),
+        architecture=("architecture", "first"),
+    ).sort_values("test", ascending=False)
+    for name in ("test", "test_sd", "val", "val_sd"):
+        table[name] = (100 * table[name]).round(1)
+    columns = {
+        "trial": st.column_config.NumberColumn("Trial", width=60),
+        "recipe": st.column_config.TextColumn("Recipe", width=80),
+        "epochs": st.column_config.NumberColumn("Epochs", width=70),
+        "seeds": st.column_config.NumberColumn("Seeds", width=60),
+        "test": st.column_config.NumberColumn(
+            "Test", format="%.1f %%", width=80, help="mean accuracy on the test clips"
+        ),
+        "test_sd": st.column_config.NumberColumn(
+            "± sd", format="%.1f", width=60, help="standard deviation over seeds, points"
+        ),
+        "val": st.column_config.NumberColumn(
+            "Val", format="%.1f %%", width=80, help="mean accuracy on the validation clips"
+        ),
+        "val_sd": st.column_config.NumberColumn(
+            "± sd", format="%.1f", width=60, help="standard deviation over seeds, points"
+        ),
+        "params": st.column_config.NumberColumn("Params", format="compact", width=70),
+        "macs": st.column_config.NumberColumn("MACs", format="compact", width=70),
+        "architecture": st.column_config.TextColumn("Network"),
+    }
+    st.dataframe(table, key="results", hide_index=True, column_order=list(columns), column_config=columns)
+    synthetic = " The data is synthetic." if study.info["data"]["synthetic"] else ""
+    st.caption(
+        f"Test clips are scored once a training. Who chooses by these figures needs other clips to trust them.{synthetic}"
+    )

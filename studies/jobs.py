@@ -1,29 +1,38 @@
-"""Full retrainings as processes of their own: started, watched, cancelled and resumed without torch in this process.
+"""Full retrainings as processes of their own: queued, started, watched, cancelled and resumed without torch in this process.
 
 A job is the command `python -m trainers.retrain` in a session of its own, so it outlives the page, the browser and the server that
-started it. Its folder is the run's; `job.json` beside the run's own files says which process was started, `log.txt` what it printed.
+started it. Its folder is the run's; `job.json` beside the run's own files says that it waits or which process was started, `log.txt` what it printed.
+
+Jobs that wait are started one after the other by `python -m studies.jobs --runs DIR`, the one process that works a folder's queue off. Whoever
+queues a job or looks at one that waits starts it where it is gone (`attend`), and it ends when nothing waits any more.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import dataclasses
 import json
+import math
+import os
 import re
 import shlex
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+import pandas as pd
 import psutil
 from filelock import FileLock
 
-from search_space.errors import UserError
+from search_space.errors import UserError, open_console, run_command
 from trainers.config import DEFAULT_RECIPE, get_recipe
 from trainers.config import RECIPES as _RECIPES
-from trainers.runs import Run, process_alive, retrain_folder
+from trainers.runs import Run, is_study_name, process_alive, retrain_folder
 
 if TYPE_CHECKING:
     from studies.records import StudyRecords
@@ -32,8 +41,30 @@ RECIPES = {name: get_recipe(name).epochs for name in _RECIPES}
 """The recipes that a retraining can follow, by name, with the epochs that each is made for."""
 
 _FOLDER = re.compile(r"(\d{5,9})-([a-z]+)-e([1-9]\d{0,5})-s(\d{1,10})")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")
 _LOG_BYTES, _LOG_LINES = 8192, 20
 _ENDED = ("interrupted", "stopped", "failed")
+# What a record of another shape than ours, or a file that can not be read, brings about.
+_TORN = (ValueError, TypeError, KeyError, OverflowError, RecursionError, OSError)
+
+# Assumed: a training fills the cores, so that two at once are no faster than one after the other.
+AT_ONCE = 1
+_LOOK_S = 2.0  # between two looks of the queue's worker
+_RECORDS = ("job.json", "status.json", "run.json")
+RETRAINED = [
+    "trial",
+    "architecture",
+    "recipe",
+    "epochs",
+    "seed",
+    "val_accuracy",
+    "test_accuracy",
+    "params",
+    "macs",
+    "run",
+]
+"""The columns of `retrained`."""
+_WORKER, _LOCK, _LOG = ".queue.json", ".queue.lock", ".queue.log"
 
 
 @dataclass(frozen=True)
@@ -84,7 +115,7 @@ class Job:
 class State:
     """Where a retraining truly stands: what it wrote, held against the processes that exist.
 
-    `name` is 'starting' (its process prepares, no epoch has begun), 'running', 'finished', 'interrupted' (it was asked to end, and kept
+    `name` is 'queued' (it waits for its turn), 'starting' (its process prepares, no epoch has begun), 'running', 'finished', 'interrupted' (it was asked to end, and kept
     its finished batches), 'stopped' (its process is gone without a word), 'failed' or 'corrupt' (its record can not be read).
     `eta_s` are the seconds left, None while unknown; `error` says what went wrong, None while nothing did. `barred` says why a run that
     has not finished can not go on, None where it can.
@@ -108,6 +139,27 @@ class State:
         return self.name in _ENDED and self.barred is None
 
 
+def enqueue(job: Job, resume: bool = False) -> Run:
+    """Have a job done as soon as its turn comes, whoever is looking then: the run that it will fill.
+
+    Raises `UserError` when that very job waits, is at work or finished, can not go on, or has stopped and `resume` was not asked for, for a
+    device that can not be, and where the runs can not be written.
+    """
+    if not _DEVICE.fullmatch(job.device):
+        raise UserError(f"a device is auto, cpu, cuda or cuda:N, not {job.device!r}")
+    run = job.run
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        with FileLock(run.path / "job.lock"):
+            _check_free(run, resume)
+            entry = {"state": "queued", "since": time.time(), "resume": resume, "device": job.device}
+            run.write_json("job.json", {**entry, "before": _job(run) or None})
+        attend(job.runs)
+    except OSError as error:
+        raise UserError(f"{run.path} can not be written ({error.strerror}); make room, or mend its rights") from error
+    return run
+
+
 def start_retrain(job: Job, resume: bool = False) -> Run:
     """Start a job as a process that outlives this one: the run that it fills.
 
@@ -115,24 +167,42 @@ def start_retrain(job: Job, resume: bool = False) -> Run:
     """
     run = job.run
     run.path.mkdir(parents=True, exist_ok=True)
-    with FileLock(run.path / "job.lock"), (run.path / "log.txt").open("ab") as log:
-        found = _state(run)
-        if found and not (resume and found.resumable):
-            advice = found.barred or "resume it if it stopped, or choose another seed"
-            raise UserError(f"{run.path.name} is there already ({found.name}); {advice}")
+    with FileLock(run.path / "job.lock"):
+        _check_free(run, resume)
+        _start(job, resume)
+    return run
+
+
+def _check_free(run: Run, resume: bool) -> None:
+    """Raises `UserError` where a job must not be begun in the run's folder."""
+    found = _state(run)
+    if found and not (resume and found.resumable):
+        advice = found.barred or "resume it if it stopped, or choose another seed"
+        raise UserError(f"{run.path.name} is there already ({found.name}); {advice}")
+
+
+def _start(job: Job, resume: bool) -> None:
+    """Start a job's process. Only under its lock."""
+    run = job.run
+    with (run.path / "log.txt").open("ab") as log:
         log.write(f"$ {job.shell(resume)}\n".encode())
         log.flush()
-        process = subprocess.Popen(
-            [sys.executable, *job.command(resume)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        run.write_json("job.json", {"pid": process.pid, "pid_started": psutil.Process(process.pid).create_time()})
+        run.write_json("job.json", _detached(job.command(resume), log))
+
+
+def _detached(command: list[str], log: BinaryIO) -> dict[str, float]:
+    """Start `python` with these arguments so that it outlives this process: its id and its start time."""
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    identity = {"pid": process.pid, "pid_started": psutil.Process(process.pid).create_time()}
     # Somebody has to wait for a child that ends, or it stays as a zombie.
     threading.Thread(target=process.wait, daemon=True).start()
-    return run
+    return identity
 
 
 def state(run: Run) -> State:
@@ -140,8 +210,16 @@ def state(run: Run) -> State:
     return _state(run) or State("stopped", error=last_words(run), barred=_barred(run))
 
 
+def is_begun(job: Job) -> bool:
+    """Whether that very job waits, is at work, or has ended: only `resume` could do anything about it."""
+    return _state(job.run) is not None
+
+
 def cancel(run: Run) -> None:
-    """Ask a retraining's process to end (SIGTERM): it keeps its finished batches. Nothing happens when there is no such process."""
+    """Take a retraining that waits out of the queue, or ask its process to end (SIGTERM): it keeps its finished batches. Nothing happens
+    when there is neither."""
+    if _unqueue(run):
+        return
     job = _job(run)
     for record in (job, run.status):
         if process_alive(record.get("pid"), record.get("pid_started")):
@@ -165,25 +243,73 @@ def job_of(run: Run) -> Job:
 
 def retrainings(study: StudyRecords, trial: int) -> list[Job]:
     """Every retraining of a trial's network, by whomever it was started, even if only just; the latest first."""
-    folders = [
-        path for path in study.path.glob(f"retrain/{trial:05d}-*") if path.is_dir() and _FOLDER.fullmatch(path.name)
-    ]
-    return [job_of(Run(path)) for path in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)]
+    return [job for job in all_retrainings(study) if job.trial == trial]
+
+
+def all_retrainings(study: StudyRecords) -> list[Job]:
+    """Every retraining of a study's networks, by whomever it was started, even if only just; the latest first."""
+    return [job_of(run) for run in sorted(_runs(study.path), key=_changed, reverse=True)]
+
+
+def retrained(study: StudyRecords) -> pd.DataFrame:
+    """Every finished retraining of a study's networks, a row each: `trial`, `architecture`, `recipe`, `epochs`, `seed`, `val_accuracy` and
+    `test_accuracy` (0 to 1), `params`, `macs`, `run` (its folder's name). A record that can not be read is left out: `state` says that it is corrupt.
+    """
+    rows = []
+    for run in sorted(_runs(study.path), key=lambda run: run.path.name):
+        with contextlib.suppress(UserError, *_TORN):
+            job, config, curve = job_of(run), run.config, run.metrics()
+            scores = run.scores
+            if scores is None or state(run).name != "finished" or not 0 <= float(scores["accuracy"]) <= 1:
+                continue
+            row: dict[str, Any] = {
+                "trial": job.trial,
+                "architecture": str(config["architecture"]),
+                "recipe": job.recipe,
+                "epochs": job.epochs,
+                "seed": job.seed,
+                "val_accuracy": float(curve[-1]["val_accuracy"]) if curve else math.nan,
+                "test_accuracy": float(scores["accuracy"]),
+                "params": int(config["params"]),
+                "macs": int(config["macs"]),
+                "run": run.path.name,
+            }
+            rows.append(row)
+    return pd.DataFrame(rows, columns=RETRAINED)
+
+
+def _runs(study: Path) -> list[Run]:
+    """The folders of a study's retrainings in which something has been queued or started; others' folders are left alone."""
+    try:
+        folders = [path for path in (study / "retrain").iterdir() if _FOLDER.fullmatch(path.name) and path.is_dir()]
+    except OSError:
+        return []
+    return [Run(path) for path in folders if any((path / name).exists() for name in _RECORDS)]
+
+
+def _changed(run: Run) -> float:
+    """When the run's record last changed (seconds since the epoch): never, where that can not be seen."""
+    times = [0.0]
+    for name in ("", *_RECORDS):
+        with contextlib.suppress(OSError):
+            times.append((run.path / name).stat().st_mtime)
+    return max(times)
 
 
 def last_words(run: Run) -> str | None:
     """The last lines that a job printed, or None without a log."""
     path = run.path / "log.txt"
-    if not path.exists():
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - _LOG_BYTES))
+            lines = log.read().decode("utf-8", errors="replace").splitlines()
+    except OSError:
         return None
-    with path.open("rb") as log:
-        log.seek(max(0, path.stat().st_size - _LOG_BYTES))
-        lines = log.read().decode("utf-8", errors="replace").splitlines()
     return "\n".join(lines[-_LOG_LINES:])
 
 
 def _job(run: Run) -> dict[str, Any]:
-    """What `start_retrain` wrote of the process; empty when it was another that started the run."""
+    """What was queued or started here; empty when it was another that started the run."""
     path = run.path / "job.json"
     return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
 
@@ -210,6 +336,7 @@ def _state(run: Run) -> State | None:
         job = _job(run)
         # Asked before the status is read: of a process that is gone, that status is its last, and nothing of it is still to come.
         job_alive = process_alive(job.get("pid"), job.get("pid_started"))
+        waits = _waits(job)
         status = run.status
         name, error = status.get("state"), status.get("error")
         if name == "running" and not run.alive:
@@ -217,7 +344,10 @@ def _state(run: Run) -> State | None:
             status = run.status
             name = "stopped" if status.get("state") == "running" else status.get("state")
             error = status.get("error")
-        if job and job.get("pid") != status.get("pid"):
+        if waits:  # unless somebody else has trained it in the meantime
+            if name not in ("running", "finished"):
+                name, error = "queued", None
+        elif job and job.get("pid") != status.get("pid"):
             if job_alive:
                 name = "starting"
             elif name is None or (name in _ENDED and _is_newer(run, "job.json", "status.json")):
@@ -234,11 +364,155 @@ def _state(run: Run) -> State | None:
             str(error) if name == "failed" and error else None,
             _barred(run) if name in _ENDED else None,
         )
-    except (ValueError, TypeError) as error:
-        return State("corrupt", error=str(error))
-    known = ("starting", "running", "finished", *_ENDED)
+    except _TORN as error:
+        return State("corrupt", error=str(error) or type(error).__name__)
+    known = ("queued", "starting", "running", "finished", *_ENDED)
     return (
         found
         if name in known
         else State("corrupt", error=f"unknown state {name!r} in status.json; known: {sorted(known)}")
     )
+
+
+# ----------------------------------------------------------------------------------------------------------------- queue
+
+
+def queued(runs: Path) -> list[Job]:
+    """The jobs that wait in a folder of studies, in the order of their turns."""
+    found = []
+    for path in Path(runs).glob("*/retrain/*/job.json"):
+        run = Run(path.parent)
+        if not _FOLDER.fullmatch(path.parent.name) or not is_study_name(path.parents[2].name):
+            continue
+        with contextlib.suppress(*_TORN):
+            entry = _job(run)
+            if _waits(entry) and state(run).name == "queued":
+                job = dataclasses.replace(job_of(run), device=entry["device"])
+                found.append((entry["since"], run.path.name, job))
+    return [job for *_, job in sorted(found, key=lambda entry: entry[:2])]
+
+
+def attend(runs: Path) -> None:
+    """Start the process that works the queue off, where something waits and none is at work. Raises `UserError` where that can not be."""
+    if not queued(runs):
+        return
+    try:
+        with FileLock(runs / _LOCK):
+            if _worker(runs) is None and queued(runs):
+                with (runs / _LOG).open("ab") as log:
+                    Run(runs).write_json(_WORKER, _detached(["-m", "studies.jobs", "--runs", str(runs)], log))
+    except OSError as error:
+        raise UserError(
+            f"the queue in {runs} can not be worked off ({error.strerror}); make room, or mend its rights"
+        ) from error
+
+
+def work_off(runs: Path, at_once: int = AT_ONCE) -> list[Job]:
+    """The jobs that were started, each in its turn, never more than `at_once` at a time, whoever else starts some; returns when nothing
+    waits any more. Raises `UserError` where another process works on this queue."""
+    me = {"pid": os.getpid(), "pid_started": psutil.Process().create_time()}
+    with FileLock(runs / _LOCK):
+        other = _worker(runs)
+        if other not in (None, me["pid"]):
+            raise UserError(f"process {other} works on the queue of {runs} already; wait for it, or end it")
+        Run(runs).write_json(_WORKER, me)
+    started: list[Job] = []
+    while True:
+        waiting = queued(runs)
+        if not waiting:
+            with FileLock(runs / _LOCK):  # what is queued from here on starts another worker
+                if not queued(runs):
+                    (runs / _WORKER).unlink(missing_ok=True)
+                    return started
+        for job in waiting[: max(0, at_once - _n_active(runs))]:
+            started += [job] if _begin(job) else []
+        time.sleep(_LOOK_S)
+
+
+def _begin(job: Job) -> bool:
+    """Start a job whose turn it is; whether it was still waiting."""
+    run = job.run
+    with FileLock(run.path / "job.lock"):
+        if state(run).name != "queued":
+            return False
+        entry = _job(run)
+        try:
+            _start(job, entry["resume"])
+        except OSError as error:
+            with (run.path / "log.txt").open("ab") as log:
+                log.write(f"error: its process could not be started ({error})\n".encode())
+            run.write_json("job.json", {"pid": 0, "pid_started": 0.0})  # of a process that never was
+    return True
+
+
+def _unqueue(run: Run) -> bool:
+    """Take a job that waits out of the queue: what was known of it before stands again. Whether it waited."""
+    try:
+        if not run.path.is_dir() or not _waits(_job(run)):
+            return False
+        with FileLock(run.path / "job.lock"):
+            entry = _job(run)
+            if not _waits(entry):
+                return False
+            if entry.get("before"):
+                run.write_json("job.json", entry["before"])
+            else:
+                (run.path / "job.json").unlink()
+        return True
+    except _TORN:
+        return False
+
+
+def _waits(job: dict[str, Any]) -> bool:
+    """Whether this is what `enqueue` writes. Raises `ValueError` for what looks like it and is not: nothing is started by a torn record."""
+    if "state" not in job:
+        return False
+    device, since, before = job.get("device"), job.get("since"), job.get("before")
+    whole = job["state"] == "queued" and isinstance(job.get("resume"), bool) and isinstance(before, dict | None)
+    if not whole or not isinstance(device, str) or not _DEVICE.fullmatch(device) or not isinstance(since, float):
+        raise ValueError("job.json holds no entry of the queue, though it looks like one; delete it")
+    return True
+
+
+def _worker(runs: Path) -> int | None:
+    """The id of the process that works on the queue, None where there is none."""
+    try:
+        record = dict(json.loads((runs / _WORKER).read_text("utf-8")))
+        return int(record["pid"]) if process_alive(record.get("pid"), record.get("pid_started")) else None
+    except _TORN:
+        return None
+
+
+def _n_active(runs: Path) -> int:
+    """How many retrainings of a folder's studies are at work."""
+    folders = (path for path in runs.glob("*/retrain/*") if _FOLDER.fullmatch(path.name))
+    return sum(state(Run(path)).active for path in folders)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m studies.jobs",
+        description="Start the retrainings that wait in a folder of studies, one after the other.",
+    )
+    add = parser.add_argument
+    add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)")
+    add("--at-once", type=int, default=AT_ONCE, metavar="N", help=f"how many train at a time (default: {AT_ONCE})")
+    add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
+    options = parser.parse_args(argv)
+    if options.at_once < 1:
+        raise UserError(f"--at-once is at least 1, not {options.at_once}")
+    if not options.runs.is_dir():
+        raise UserError(f"--runs {options.runs} is no folder; `python -m studies.run` makes a study in one")
+    started = work_off(options.runs, options.at_once)
+    console = open_console(stderr=options.json)
+    for job in started:
+        console.print(f"started: {job.run.path}", markup=False, soft_wrap=True)
+    if options.json:
+        json.dump({"started": [str(job.run.path) for job in started]}, sys.stdout)
+        print()
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

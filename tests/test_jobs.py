@@ -1,6 +1,8 @@
 """Jobs: what is said of a retraining is true, whatever became of its process."""
 
 import dataclasses
+import json
+import math
 import os
 import shutil
 import signal
@@ -13,8 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from search_space import Architecture, count
 from search_space.errors import UserError
-from studies import jobs
+from studies import jobs, open_study
+from studies.estimates import estimate
 from studies.jobs import Job
 from trainers.config import RECIPES
 from trainers.runs import Run
@@ -233,3 +237,168 @@ def test_a_job_outlives_its_starter_is_cancelled_and_resumed(tiny_study: tuple[P
     wait_for(lambda: jobs.state(job.run).name == "stopped")
     epochs = [row["epoch"] for row in job.run.metrics()]
     assert epochs == list(range(1, len(epochs) + 1))
+
+
+def entry(**changes: object) -> dict[str, object]:
+    """What stands in job.json of a job that waits."""
+    return {"state": "queued", "since": 1.0, "resume": False, "device": "auto", "before": None, **changes}
+
+
+class TestQueue:
+    def test_a_job_waits_for_the_one_at_work_and_for_a_worker_that_lives(self, tmp_path, sleeper):
+        busy, job = Job("study", tmp_path, trial=1), Job("study", tmp_path, trial=2, seed=3)
+        busy.run.path.mkdir(parents=True)
+        write_status(busy.run, "running", sleeper)
+        jobs.enqueue(job)
+        assert jobs.state(job.run) == jobs.State("queued")
+        assert jobs.queued(tmp_path) == [job]
+        with pytest.raises(UserError, match=r"is there already \(queued\)"):
+            jobs.enqueue(job)
+        wait_for(lambda: jobs._worker(tmp_path) is not None)
+        first = jobs._worker(tmp_path)
+        assert first is not None
+        jobs.attend(tmp_path)
+        assert jobs._worker(tmp_path) == first
+        with pytest.raises(UserError, match=f"process {first} works on the queue"):
+            jobs.work_off(tmp_path)
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: jobs._worker(tmp_path) is None)
+        jobs.attend(tmp_path)  # as any page does that looks
+        second = jobs._worker(tmp_path)
+        assert second not in (None, first)
+        assert jobs.state(job.run).name == "queued"
+        sleeper.kill()
+        wait_for(lambda: jobs.state(job.run).name == "failed")
+        assert "has no trained trial 2" in (jobs.state(job.run).error or "")
+        wait_for(lambda: jobs._worker(tmp_path) is None)
+        assert not (tmp_path / ".queue.json").exists()
+
+    def test_what_is_cancelled_while_it_waits_was_never_there(self, run):
+        run.write_json("job.json", entry())
+        jobs.cancel(run)
+        assert jobs.queued(run.path.parents[2]) == []
+        assert jobs._runs(run.path.parents[1]) == []
+        assert not jobs.is_begun(jobs.job_of(run))
+
+    def test_a_resumption_that_is_cancelled_leaves_what_was(self, run, sleeper):
+        write_status(run, "interrupted", sleeper, pid=1, pid_started=1.0)
+        run.write_json("job.json", entry(resume=True, before={"pid": 1, "pid_started": 1.0, "cancelled": True}))
+        assert jobs.state(run) == jobs.State("queued", epoch=3, epochs=60, eta_s=12.5)
+        jobs.cancel(run)
+        assert jobs.state(run).name == "interrupted"
+        assert jobs.state(run).resumable
+
+    @pytest.mark.parametrize(("name", "seen"), [("running", "running"), ("finished", "finished"), ("failed", "queued")])
+    def test_a_run_that_somebody_else_trains_does_not_wait(self, run, sleeper, name, seen):
+        run.write_json("job.json", entry())
+        write_status(run, name, sleeper)
+        assert jobs.state(run).name == seen
+
+    def test_turns_are_taken_in_the_order_of_asking_across_studies(self, tmp_path):
+        for since, study, trial, device in ((3.0, "a", 1, "auto"), (1.0, "b", 2, "cuda:1"), (2.0, "a", 3, "cpu")):
+            run = Job(study, tmp_path, trial).run
+            run.path.mkdir(parents=True)
+            run.write_json("job.json", entry(since=since, device=device))
+        found = jobs.queued(tmp_path)
+        assert [(job.study, job.trial, job.device) for job in found] == [
+            ("b", 2, "cuda:1"),
+            ("a", 3, "cpu"),
+            ("a", 1, "auto"),
+        ]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "{",
+            "[1]",
+            "3",
+            "[" * 100_000,
+            '{"state": "dancing"}',
+            '{"state": "queued"}',
+            '{"state": ["queued"], "since": 1.0}',
+            '{"state": "queued", "since": 1.0, "resume": false, "before": null, "device": "cpu; rm -r /"}',
+            '{"state": "queued", "since": "now", "resume": false, "before": null, "device": "cpu"}',
+            '{"state": "queued", "since": 1.0, "resume": "yes", "before": null, "device": "cpu"}',
+            '{"pid": -1, "pid_started": 1.0}',
+            '{"pid": "1", "pid_started": 1.0}',
+        ],
+    )
+    def test_a_record_of_another_shape_is_corrupt_and_starts_nothing(self, run, text):
+        (run.path / "job.json").write_text(text)
+        state = jobs.state(run)
+        assert (state.name, state.active, state.resumable) == ("corrupt", False, False)
+        assert state.error
+        assert jobs.queued(run.path.parents[2]) == []
+        assert jobs.work_off(run.path.parents[2]) == []
+
+    def test_folders_of_others_are_left_alone(self, tmp_path):
+        for name in ("notes", "00001-strong-e60-s0", "00001-strong-e60-s0.bak", "00002-strong-e0-s0", "..."):
+            (tmp_path / "study" / "retrain" / name).mkdir(parents=True)
+            (tmp_path / "study" / "retrain" / name / "job.json").write_text(json.dumps(entry()))
+        (tmp_path / "study" / "retrain" / "00003-strong-e60-s0").write_text("a file")
+        (tmp_path / ".hidden" / "retrain" / "00001-strong-e60-s0").mkdir(parents=True)
+        assert [job.trial for job in jobs.queued(tmp_path)] == [1]
+        assert [run.path.name for run in jobs._runs(tmp_path / "study")] == ["00001-strong-e60-s0"]
+
+    @pytest.mark.parametrize("device", ["gpu", "cpu --resume", "cuda:x", "", "cuda:1;ls"])
+    def test_a_strange_device_is_refused(self, tmp_path, device):
+        with pytest.raises(UserError, match="a device is auto, cpu"):
+            jobs.enqueue(Job("study", tmp_path, trial=1, device=device))
+
+    def test_the_command_ends_where_nothing_waits(self, tmp_path, capsys):
+        assert jobs.main(["--runs", str(tmp_path), "--json"]) == 0
+        assert capsys.readouterr().out == '{"started": []}\n'
+        with pytest.raises(UserError, match="is no folder"):
+            jobs.main(["--runs", str(tmp_path / "nothing")])
+        with pytest.raises(UserError, match="--at-once is at least 1"):
+            jobs.main(["--runs", str(tmp_path), "--at-once", "0"])
+
+
+def write_finished(job: Job, val: float, test: object, seconds: float = 2.0) -> Run:
+    """A finished retraining's folder, as far as it is read here."""
+    run = job.run
+    run.path.mkdir(parents=True)
+    run.write_json("run.json", {"architecture": "dssdn_c8-8_r1_sc_h64", "params": 1000, "macs": 5000})
+    for epoch in (1, 2):
+        run.append_metrics({"epoch": epoch, "clips_seen": 10 * epoch, "seconds": seconds, "val_accuracy": val})
+    run.write_json("scores.json", {"accuracy": test})
+    run.write_status("finished", epoch=job.epochs, epochs=job.epochs)
+    return run
+
+
+class TestRetrained:
+    def test_finished_retrainings_are_a_frame(self, own_study):
+        study = open_study("tiny", own_study)
+        assert jobs.retrained(study).columns.tolist() == jobs.RETRAINED
+        for seed in (0, 1):
+            write_finished(Job("tiny", own_study, 1, epochs=2, seed=seed), val=0.5, test=0.6 + 0.1 * seed)
+        write_finished(Job("tiny", own_study, 2, epochs=2), val=0.5, test="high")
+        write_finished(Job("tiny", own_study, 2, epochs=3), val=0.5, test=7.0)
+        write_finished(Job("tiny", own_study, 3, epochs=2), val=0.5, test=0.5).write_status(
+            "running", epoch=1, epochs=2
+        )
+        (write_finished(Job("tiny", own_study, 0, epochs=2), val=0.5, test=0.5).path / "scores.json").write_text("{")
+        found = jobs.retrained(study)
+        assert found[["trial", "seed", "epochs"]].to_numpy().tolist() == [[1, 0, 2], [1, 1, 2]]
+        assert found["test_accuracy"].tolist() == pytest.approx([0.6, 0.7])
+        assert found[["val_accuracy", "params", "macs"]].iloc[0].tolist() == [0.5, 1000, 5000]
+
+    def test_a_guess_rests_on_the_search_then_on_what_was_retrained(self, own_study):
+        study = open_study("tiny", own_study)
+        job = Job("tiny", own_study, 1, epochs=10)
+        searched = estimate(study, [job])
+        assert searched.seconds > 0
+        assert "the search's own training" in searched.basis
+        assert estimate(study, [job, Job("tiny", own_study, 1, epochs=20)]).seconds == pytest.approx(
+            3 * searched.seconds
+        )
+        run = write_finished(Job("tiny", own_study, 2, epochs=2), val=0.5, test=0.5)
+        other = estimate(study, [job])
+        assert other.basis == "finished retrainings of this study"
+        macs = count(Architecture.parse(study.run(1).config["architecture"]), tuple(study.info["input"]), 3).macs
+        counts = study.info["data"]["counts"]
+        assert other.seconds == pytest.approx(10 * (counts["train"] + counts["val"] / 3) * 4.0 / 20 / 5000 * macs)
+        assert estimate(study, [Job("tiny", own_study, 2)]).basis == "finished retrainings of the same networks"
+        (run.path / "metrics.jsonl").write_text("[]\n")
+        (study.run(1).path / "metrics.jsonl").unlink()
+        assert math.isnan(estimate(study, [job]).seconds)

@@ -5,7 +5,6 @@ Legend of array suffixes: B batch, N samples (or clips, of a dataset), Q FFT bin
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -32,10 +31,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from search_space.errors import UserError
-from trainers.audio import cache_folder
 from trainers.clips import first
 from trainers.datasets import BadAudio, Clip, Dataset, bad_audio
 from trainers.runs import available_cores, write_atomic
+from trainers.store import CRC_BYTES, LogmelStore, row_key, sha256
 
 try:
     import torchaudio
@@ -51,9 +50,6 @@ except OSError:
     )
     sys.modules["torchaudio._extension"] = extension
     import torchaudio
-
-# To be raised whenever the same sound and front end would give other rows, or the files here change their form.
-STORE_VERSION = 2
 
 # Source: the paper's front end (DSSDN, section 3): 44.1 kHz, FFT 2048, hop 1024, 256 mel bins.
 SAMPLE_RATE = 44_100
@@ -318,7 +314,7 @@ def prepare(
         store_RTF=store.logmels(len(records)),
         mean_F=mean_F.astype(np.float32),
         std_F=np.where(std_F < FLAT, 1, std_F).astype(np.float32),
-        digest=_sha256([dataset.sample_rate, dataset.duration_s, said]),
+        digest=sha256([dataset.sample_rate, dataset.duration_s, said]),
         front_end=front_end,
         path=store.folder,
         notices=(*_say_empty(front_end), *_say_twins([dataset.clips[i] for i in used.tolist()], digests)),
@@ -355,7 +351,7 @@ def _used(dataset: Dataset) -> NDArray[np.int64]:
 def _row_keys(dataset: Dataset, index_N: NDArray[np.int64]) -> list[bytes]:
     """What these clips' rows are found under, 16 bytes each."""
     keys = dataset.row_keys()
-    return [hashlib.sha256(keys[i].encode()).digest()[:_KEY_BYTES] for i in index_N.tolist()]
+    return [row_key(keys[i]) for i in index_N.tolist()]
 
 
 def _statistics(records: NDArray[np.void], rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -372,8 +368,6 @@ def _statistics(records: NDArray[np.void], rows: NDArray[np.int64]) -> tuple[NDA
 
 # ------------------------------------------------------------------------------------------------------------ the store
 
-_KEY_BYTES, _CRC_BYTES = 16, 4
-
 
 class _Row(NamedTuple):
     """One clip as it lies in the store: its log-mel and its record in the journal."""
@@ -382,73 +376,15 @@ class _Row(NamedTuple):
     record: bytes
 
 
-class _Store:
-    """The log-mels of one place's clips for one front end and length: two files that only grow, record i is of row i.
-
-        logmel.f16   one row a clip: (T, F) float16
-        journal      one record a row: hash of the clip's key, digest of its sound, mean and variance of every mel bin, CRC-32
-        store.json   what is in the store, for people
-        lock         held by the one process that appends
-
-    Rows are on the disk before their records are written, so a record always has its row, and what is behind the last
-    whole record, left by a process that was killed, is cut off by the next one that appends. Rows are never changed, so
-    readers need no lock. A record with a wrong CRC counts for nothing, and its clip as missing. Rows of files that are not
-    there any more stay; the folder may be deleted whenever nobody is using it.
+class _Store(LogmelStore):
+    """The store of a data set's log-mels, to be appended to. What is behind the last whole record, left by a process that was
+    killed, is cut off by the next one that appends. Rows of files that are not there any more stay; the folder may be deleted
+    whenever nobody is using it.
     """
 
     def __init__(self, dataset: Dataset, front_end: FrontEnd) -> None:
+        super().__init__(dataset.source_key, dataset.duration_s, asdict(front_end))
         self.front_end = front_end
-        self.size = front_end.frames(dataset.duration_s), front_end.n_mels
-        self.row_bytes = math.prod(self.size) * np.dtype(np.float16).itemsize
-        self.record = np.dtype(
-            [
-                ("key", f"V{_KEY_BYTES}"),
-                ("digest", "V32"),
-                ("moments", np.float32, (2, front_end.n_mels)),
-                ("crc", np.uint32),
-            ]
-        )
-        about = {
-            "version": STORE_VERSION,
-            "source": dataset.source_key,
-            "duration_s": dataset.duration_s,
-            "front_end": asdict(front_end),
-        }
-        self._about = {**about, "size": self.size}
-        self.folder = cache_folder() / "features" / _sha256(about)[:32]
-        self._rows_path, self._journal_path = self.folder / "logmel.f16", self.folder / "journal"
-
-    def records(self) -> NDArray[np.void]:
-        """The journal's whole records (R,) that have their rows, mapped from the disk."""
-        n = self._n_whole()
-        if not n:
-            return np.empty(0, self.record)
-        return np.asarray(np.memmap(self._journal_path, self.record, mode="r", shape=(n,)))
-
-    def look_up(
-        self, keys: Sequence[bytes], known: NDArray[np.int64] | None = None, n_known: int = 0
-    ) -> tuple[NDArray[np.int64], int]:
-        """The row of every key, -1 where there is none, and the number of records that need no second look.
-
-        These two, given to the next call, spare it all but the records behind: in a large journal checking them takes time.
-        """
-        records = self.records()
-        if known is None or len(records) < n_known:
-            known, n_known = np.full(len(keys), -1), 0
-        records = records[n_known:]
-        data, step = records.view(np.uint8).data, self.record.itemsize
-        starts = range(0, len(data), step)
-        crcs = np.fromiter((zlib.crc32(data[start : start + step - _CRC_BYTES]) for start in starts), np.uint32)
-        whole_R = crcs == records["crc"]
-        stored = records["key"].tobytes()
-        row_of = {stored[_KEY_BYTES * i : _KEY_BYTES * (i + 1)]: n_known + i for i in np.flatnonzero(whole_R).tolist()}
-        rows = np.fromiter((row_of.get(key, row) for key, row in zip(keys, known.tolist(), strict=True)), np.int64)
-        # One that is not whole may be one that another process is just writing.
-        return rows, n_known + (len(records) if whole_R.all() else int(whole_R.argmin()))
-
-    def logmels(self, n: int) -> NDArray[np.float16]:
-        """The first `n` rows (R, T, F), mapped from the disk."""
-        return np.asarray(np.memmap(self._rows_path, np.float16, mode="r", shape=(n, *self.size)))
 
     def row(self, key: bytes, digest: str, logmel_TF: Tensor) -> _Row:
         """A clip (float16) as it is to lie in the store."""
@@ -457,7 +393,7 @@ class _Store:
         record = np.zeros((), self.record)
         record["key"], record["digest"] = np.void(key), np.void(bytes.fromhex(digest))
         record["moments"] = mean_F, (exact_TF - mean_F).square_().mean(dim=0)
-        record["crc"] = zlib.crc32(record.tobytes()[:-_CRC_BYTES])
+        record["crc"] = zlib.crc32(record.tobytes()[:-CRC_BYTES])
         return _Row(logmel_TF.numpy().tobytes(), record.tobytes())
 
     @contextmanager
@@ -480,11 +416,11 @@ class _Store:
         also be an error or Ctrl-C: what is computed is kept."""
         with ExitStack() as stack:
             with self._disk_errors():
-                about = json.dumps(self._about, indent=1).encode()
+                about = json.dumps(self.about, indent=1).encode()
                 write_atomic(self.folder / "store.json", lambda file: file.write(about))
-                n = self._n_whole()
-                rows = stack.enter_context(_opened_at(self._rows_path, n * self.row_bytes))
-                journal = stack.enter_context(_opened_at(self._journal_path, n * self.record.itemsize))
+                n = self.n_whole()
+                rows = stack.enter_context(_opened_at(self.rows_path, n * self.row_bytes))
+                journal = stack.enter_context(_opened_at(self.journal_path, n * self.record.itemsize))
             block: list[_Row] = []
             began = time.monotonic()
 
@@ -506,14 +442,6 @@ class _Store:
             finally:
                 if block:
                     write()
-
-    def _n_whole(self) -> int:
-        """How many rows have their record, and records their row."""
-        sizes = ((self._rows_path, self.row_bytes), (self._journal_path, self.record.itemsize))
-        try:
-            return min(path.stat().st_size // step for path, step in sizes)
-        except (FileNotFoundError, NotADirectoryError):
-            return 0
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -620,7 +548,3 @@ def _hex(digests: NDArray[np.void]) -> list[str]:
 def _amount(n_bytes: int) -> str:
     """Bytes for people."""
     return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{math.ceil(n_bytes / 1e6):,} MB"
-
-
-def _sha256(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -17,6 +17,9 @@ from studies.records import StudyRecords
 def show(study: StudyRecords, trials: pd.DataFrame) -> None:
     """The chosen network, or how to choose one."""
     trained = trained_rows(trials)
+    if not trained:
+        st.info("No network is trained yet. Reload this page in a minute.", icon=":material/hourglass_top:")
+        return
     trial = chosen_trial(trained)
     show_list(trained, trial)
     if trial is None:

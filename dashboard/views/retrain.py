@@ -5,8 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from dashboard.choice import chosen_trial
-from dashboard.front import show_list
+from dashboard.choice import MOST_TRIALS, chosen_trial, chosen_trials
 from dashboard.page import show_page
 from dashboard.reading import trained_rows
 from dashboard.retraining import show_retraining
@@ -14,14 +13,14 @@ from studies.records import StudyRecords
 
 
 def show(study: StudyRecords, trials: pd.DataFrame) -> None:
-    """The form and the jobs of the chosen network."""
+    """The form for the chosen networks, and the jobs of all."""
     trained = trained_rows(trials)
-    trial = chosen_trial(trained)
-    show_list(trained, trial)
-    if trial is None:
-        st.info("Choose a network here, or click one on the Pareto page.", icon=":material/model_training:")
+    if not trained:
+        st.info("No network is trained yet. Reload this page in a minute.", icon=":material/hourglass_top:")
         return
-    show_retraining(study, trial)
+    trial = chosen_trial(trained)
+    one = [] if trial is None else [trial]
+    show_retraining(study, trained, list(dict.fromkeys([*one, *chosen_trials(trained)]))[:MOST_TRIALS])
 
 
 show_page("Retrain", show)

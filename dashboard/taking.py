@@ -1,0 +1,128 @@
+"""How to have a network: the commands that make it again, its weights, and what a process makes of them for elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from dashboard.parts import part, show_text
+from studies import answers
+from studies.jobs import Job
+from studies.records import StudyRecords
+
+_FILES = {
+    "network.onnx": ("ONNX", "application/octet-stream"),
+    "card.md": ("Model card", "text/markdown"),
+}
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_LOOK_S = 2
+
+
+def show_taking(study: StudyRecords, row: dict[Any, Any]) -> None:
+    """Commands on the one hand, files on the other."""
+    trial = int(row["trial"])
+    again, files = st.columns(2, gap="large")
+    with again:
+        with part("Train it fully, from a shell"):
+            show_text(Job(study.name, study.path.parent, trial).shell())
+            st.page_link("views/retrain.py", label="Or on the page Retrain", icon=":material/model_training:")
+            st.caption(
+                "Seeded: the same command gives the same weights to the bit on one machine, with as many threads."
+            )
+        with part("Use it from Python"):
+            st.code(_snippet(study, trial), language="python", wrap_lines=True)
+        with part("How these weights came to be"):
+            show_text(_how(study, trial))
+    with files, part("Files"):
+        folder = study.run(trial).path
+        _show_weights(folder, f"{study.name}-{trial:05d}")
+        exporting = answers.look(_folder(folder)).name == "running"
+        st.fragment(_show_export, run_every=_LOOK_S if exporting else None)(
+            folder, f"{study.name}-{trial:05d}", exporting
+        )
+
+
+def _snippet(study: StudyRecords, trial: int) -> str:
+    frames, mels = study.info["train_input"]
+    return (
+        f"from studies import open_study\n\n"
+        f"study = open_study({study.name!r}, runs={str(study.path.parent)!r})\n"
+        f"model = study.model({trial})  # raw log-mel (B, 1, {frames}, {mels}) to logits (B, {study.info['n_classes']})"
+    )
+
+
+def _how(study: StudyRecords, trial: int) -> str:
+    run = study.run(trial)
+    config, made = run.config, run.provenance
+    frames, mels = config["train_input"]
+    lines = [
+        f"{config['clips']:,} clips of {config['data']['name']} at {frames} × {mels}, recipe {config['recipe']['name']}, seed {config['seed']}"
+    ]
+    lines += [str(made["command"])] if made.get("command") else []
+    lines += [f"revision {made['git']}"] if made.get("git") else []
+    return "\n".join(lines)
+
+
+def _show_weights(folder: Path, name: str) -> None:
+    path = _inside(folder, folder / "weights.safetensors")
+    if path is None:
+        st.caption("There are no weights in this run's folder.")
+        return
+    st.download_button(
+        "Weights (safetensors)",
+        path.read_bytes,
+        f"{name}.safetensors",
+        "application/octet-stream",
+        key="weights",
+        icon=":material/download:",
+        on_click="ignore",
+    )
+
+
+def _folder(run: Path) -> Path:
+    """Where an export's process keeps its words."""
+    return run / "export" / "job"
+
+
+def _show_export(run: Path, name: str, was_running: bool) -> None:
+    """ONNX and model card: made by a process of its own, then handed out."""
+    answer = answers.look(_folder(run))
+    running = answer.name == "running"
+    if running != was_running:
+        st.rerun()
+    with part():
+        if running:
+            st.caption("Making ONNX and model card; this takes about half a minute …")
+            if st.button("Cancel", key="cancel-export"):
+                answers.cancel(_folder(run))
+        elif answer.name in ("failed", "corrupt"):
+            st.warning("The export did not succeed.", icon=":material/error:")
+        if not running and st.button("Make ONNX and model card", key="export", icon=":material/package_2:"):
+            missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
+            formats = "card" if missing else "onnx,card"
+            answers.ask(_folder(run), ["-m", "studies.export", str(run.resolve()), "--to", formats, "--json"])
+            st.rerun()
+        for file, (label, mime) in _FILES.items():
+            path = _inside(run, run / "export" / file)
+            if path is not None and not running:
+                suffix = Path(file).suffix
+                st.download_button(
+                    label,
+                    path.read_bytes,
+                    f"{name}{suffix}",
+                    mime,
+                    key=file,
+                    icon=":material/download:",
+                    on_click="ignore",
+                )
+        if answer.log:
+            with st.expander("What it said"):
+                show_text(answer.log)
+
+
+def _inside(folder: Path, path: Path) -> Path | None:
+    """The file, if it is one and lies in this very folder: what a link points to elsewhere is not handed out."""
+    return path if path.is_file() and path.resolve().is_relative_to(folder.resolve()) else None

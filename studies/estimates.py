@@ -1,0 +1,74 @@
+"""How long a full retraining will take, from what was measured in the same study: a guess, and what it rests on."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+from search_space.architecture import Architecture
+from search_space.complexity import count
+from search_space.errors import UserError
+from studies import jobs
+from studies.jobs import Job
+from studies.records import StudyRecords
+from trainers.runs import Run
+
+# Assumed: a clip that is only scored costs a third of one that is trained on, a forward pass without the two of the gradients.
+_SCORED = 1 / 3
+
+
+class Estimate(NamedTuple):
+    """The `seconds` that jobs take one after the other, and `basis`: what the guess rests on. `seconds` is NaN where nothing is known."""
+
+    seconds: float
+    basis: str
+
+
+def estimate(study: StudyRecords, wanted: Sequence[Job]) -> Estimate:
+    """How long these jobs take one after the other, on the device that was measured.
+
+    Seconds a clip and MAC are taken from the study's finished retrainings where there are some (of the same network, else of all),
+    else from the search's own training of each network, which had a smaller input and perhaps fewer cores.
+    """
+    data, info = study.info["data"], study.info
+    finished = _finished_rates(study)
+    clips = int(data["counts"]["train"]) + _SCORED * int(data["counts"]["val"])
+    total, bases = 0.0, set()
+    for job in wanted:
+        same = finished.get(job.trial)
+        everyone = [rate for rates in finished.values() for rate in rates]
+        run = study.run(job.trial)
+        architecture = Architecture.parse(run.config["architecture"])
+        macs = count(architecture, tuple(info["input"]), info["n_classes"]).macs
+        if same or everyone:
+            rate, basis = (
+                median(same or everyone),
+                f"finished retrainings of {'the same networks' if same else 'this study'}",
+            )
+        else:
+            small = count(architecture, tuple(info["train_input"]), info["n_classes"]).macs
+            rate, basis = _rate(run, small), "the search's own training, scaled to the full input by MACs"
+        total += job.epochs * clips * macs * rate
+        bases.add(basis)
+    return Estimate(total, " and ".join(sorted(bases)))
+
+
+def _finished_rates(study: StudyRecords) -> dict[int, list[float]]:
+    """Seconds a clip and MAC of the finished retrainings, by trial."""
+    rates: dict[int, list[float]] = {}
+    for row in jobs.retrained(study).to_dict("records"):
+        rate = _rate(Run(study.path / "retrain" / str(row["run"])), float(row["macs"]))
+        if math.isfinite(rate):
+            rates.setdefault(int(row["trial"]), []).append(rate)
+    return rates
+
+
+def _rate(run: Run, macs: float) -> float:
+    """Seconds a clip and MAC of a training, NaN where its curve does not say."""
+    with contextlib.suppress(UserError, KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
+        rows: list[dict[str, Any]] = [row for row in run.metrics() if "seconds" in row]
+        return sum(float(row["seconds"]) for row in rows) / float(rows[-1]["clips_seen"]) / macs
+    return math.nan
