@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -122,6 +122,28 @@ def hypervolume_course(trials: pd.DataFrame, reference_point: Mapping[str, float
             continue
         rows.append({"trials": row + 1, "clips": int(clips[row]), "hypervolume": volume})
     return pd.DataFrame(rows, columns=["trials", "clips", "hypervolume"])
+
+
+def clips_seen(trials: pd.DataFrame, budget: int) -> tuple[int, int]:
+    """Training clips that the complete and the stopped trials have seen, and those that stopping early has saved of their `budget` each."""
+    counted = trials[trials["state"].isin(["complete", "stopped"])]
+    seen = int(counted["clips"].sum())
+    return seen, len(counted) * budget - seen
+
+
+def best_up_to(trials: pd.DataFrame, cost: str, budgets: Sequence[float]) -> pd.DataFrame:
+    """The most accurate complete trial of up to each budget of a `cost` ('params' or 'macs'), the cheaper one of equals: the trials' columns and `budget`.
+
+    A budget that buys no more accuracy than the one before it has no row.
+    """
+    complete = trials[trials["state"] == "complete"].sort_values(["val_accuracy", cost], ascending=[False, True])
+    rows, before = [], None
+    for budget in sorted(budgets):
+        within = complete[complete[cost] <= budget]
+        if len(within) and within["trial"].iloc[0] != before:
+            rows.append(within.iloc[[0]].assign(budget=budget))
+            before = within["trial"].iloc[0]
+    return pd.concat(rows, ignore_index=True) if rows else complete.iloc[:0].assign(budget=[])
 
 
 @dataclass(frozen=True)
