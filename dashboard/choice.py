@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 import streamlit as st
 
 _KEPT = "kept address"
-_PARAMETERS = ("study", "trial", "trials", "studies", "filter", "x", "colour", "view", "by")
+_PARAMETERS = ("study", "trial", "trials", "studies", "filter", "x", "colour", "view", "by", "what")
 MOST_TRIALS = 24
 """Assumed: more networks than that are not compared by eye."""
 MOST_STUDIES = 4
@@ -100,16 +100,19 @@ def keep(name: str, value: str) -> None:
         st.query_params.pop(name, None)
 
 
-def pick(name: str, label: str, options: Mapping[str, str], in_a_list: bool = False) -> str:
-    """One of `options` (what the URL says to what a person reads), a row of buttons or a list; the first where the URL says none of them."""
-    first = next(iter(options))
+def pick(
+    name: str, label: str, options: Mapping[str, str], in_a_list: bool = False, otherwise: str | None = None
+) -> str:
+    """One of `options` (what the URL says to what a person reads), a row of buttons or a list; `otherwise`, or the first, where the URL says none
+    of them."""
+    default = otherwise or next(iter(options))
     asked = st.query_params.get(name)
     key = f"pick-{name}"
-    st.session_state[key] = asked if asked in options else first
+    st.session_state[key] = asked if asked in options else default
 
     def change() -> None:
         value = st.session_state[key]
-        keep(name, "" if value == first else value)
+        keep(name, "" if value == default else value)
 
     if in_a_list:
         return str(st.selectbox(label, list(options), format_func=options.__getitem__, key=key, on_change=change))

@@ -17,7 +17,7 @@ from studies.fronts import option_text
 
 RANGES = {"params": "Parameters", "macs": "MACs", "accuracy": "Accuracy (%)"}
 _LONGEST = 4_000
-_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,6})?"
+_NUMBER = r"(?:[0-9]{1,15}(?:\.[0-9]{1,6})?)?"
 _STEPS = 24
 
 
@@ -32,7 +32,7 @@ class Filters:
     def text(self) -> str:
         """As the URL says it."""
         words = [f"{name}:{','.join(map(option_text, options))}" for name, options in self.options.items()]
-        words += [f"{name}:{low:.12g}-{high:.12g}" for name, (low, high) in self.ranges.items()]
+        words += [f"{name}:{_end(low)}-{_end(high)}" for name, (low, high) in self.ranges.items()]
         return ";".join(words)
 
     def mask(self, trials: pd.DataFrame) -> pd.Series:
@@ -63,8 +63,8 @@ def read_filters(text: str, choices: Mapping[str, Sequence[Any]]) -> Filters:
             if found:
                 options[name] = found
         elif name in RANGES and (match := re.fullmatch(f"({_NUMBER})-({_NUMBER})", rest)):
-            low, high = float(match[1]), float(match[2])
-            if low <= high:
+            low, high = float(match[1] or 0), float(match[2] or np.inf)
+            if low <= high and (low, high) != (0, np.inf):
                 ranges[name] = (low, high)
     return Filters(options, ranges)
 
@@ -80,10 +80,10 @@ def show_filters(trials: pd.DataFrame, choices: Mapping[str, Sequence[Any]]) -> 
             by = st.session_state["filter-by"]
             options = {name: tuple(st.session_state.get(f"filter-{name}", ())) for name in by}
             ranges = {}
-            for name, places in steps.items():
-                between = st.session_state.get(f"filter-{name}")
-                if between and tuple(between) != (places[0], places[-1]):
-                    ranges[name] = (float(between[0]), float(between[1]))
+            for name in steps:
+                low, high = (st.session_state.get(f"filter-{name}-{end}") for end in ("from", "to"))
+                if low is not None or high is not None:
+                    ranges[name] = (low or 0.0, np.inf if high is None else high)
             keep("filter", Filters({name: some for name, some in options.items() if some}, ranges).text)
 
         before = st.session_state.get("filter-by", [])
@@ -110,16 +110,18 @@ def show_filters(trials: pd.DataFrame, choices: Mapping[str, Sequence[Any]]) -> 
             places = steps[name]
             if len(places) < 2:
                 continue
-            low, high = filters.ranges.get(name, (places[0], places[-1]))
-            nearest = [min(places, key=lambda place: abs(place - end)) for end in (low, high)]
-            st.session_state[f"filter-{name}"] = (nearest[0], nearest[1])
-            st.select_slider(
-                words,
-                places,
-                key=f"filter-{name}",
-                format_func=(lambda value: f"{value:g}") if name == "accuracy" else quantity,
-                on_change=change,
-            )
+            low, high = filters.ranges.get(name, (0.0, np.inf))
+            written = _per_cent if name == "accuracy" else quantity
+            for column, end, value in zip(st.columns(2), ("from", "to"), (low, high), strict=True):
+                st.session_state[f"filter-{name}-{end}"] = _nearest(places, value) if 0 < value < np.inf else None
+                column.selectbox(
+                    f"{words} {end}",
+                    places,
+                    key=f"filter-{name}-{end}",
+                    format_func=written,
+                    on_change=change,
+                    placeholder="any",
+                )
         if active:
             st.button("Show all networks", key="filter-none", on_click=lambda: _empty(), width="stretch")
     return filters
@@ -130,14 +132,26 @@ def _empty() -> None:
     st.session_state["filter-by"] = []
 
 
+def _end(value: float) -> str:
+    return "" if value in (0, np.inf) else f"{value:.12g}"
+
+
+def _nearest(places: list[float], value: float) -> float:
+    return min(places, key=lambda place: abs(place - value))
+
+
+def _per_cent(value: float) -> str:
+    return f"{value:g}"
+
+
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
 def _steps(trials: pd.DataFrame, name: str) -> list[float]:
-    """Places of a slider, from below the least to above the most that there is."""
+    """Places where a range may end, from below the least to above the most that there is."""
     if name == "accuracy":
-        return [float(per_cent) for per_cent in range(0, 101, 5)]
+        return [float(per_cent) for per_cent in range(5, 101, 5)]
     values = trials[name].dropna().astype(float)
     if values.empty or values.min() <= 0:
         return []

@@ -22,6 +22,7 @@ VIEWS = {"plot": "Plot", "space": "3-D", "parallel": "All choices"}
 
 _CONFIG = CONFIG | {"modeBarButtonsToRemove": ["select2d", "autoScale2d"]}
 _HEIGHT = 520
+_LONG = 1_000  # rows
 
 
 def show_networks(
@@ -214,7 +215,9 @@ def _show_table(rows: pd.DataFrame, key: str, chosen: set[int], columns: dict[st
             choose_trials([])
 
     current = f"{key}-{_words(st.session_state.get(f'{key}-marked'))}"
-    marked = _marked(key, picked(current), chosen & set(numbers))
+    by_itself = picked(current)
+    # A long table stays as it is when the choice came from elsewhere: to draw it anew takes longer than a click may.
+    marked = _marked(key, by_itself, chosen & set(numbers) if len(rows) <= _LONG else by_itself)
     widget = f"{key}-{_words(marked)}"
     places = {number: place for place, number in enumerate(numbers)}
     st.dataframe(

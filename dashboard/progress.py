@@ -15,7 +15,7 @@ from studies.analysis import best_up_to, clips_seen, front, hypervolume_course
 from studies.charts import CONFIG, duration, per_cent, quantity
 from studies.fronts import caps_of, course_figure
 
-_ACTIVE_S, _IDLE_S = 4, 20  # between two looks at a study that runs, and at one that does not
+_ACTIVE_S, _IDLE_S = 5, 20  # between two looks at a study that runs, and at one that does not
 STATE_WORDS = {
     "complete": "trained",
     "stopped": "stopped early",
@@ -57,6 +57,7 @@ def _look(name: str, was_active: bool) -> None:
 
 def _show_now(study: KeptStudy, trials: pd.DataFrame) -> None:
     """The numbers, and who works on it."""
+    trials = trials[["trial", "state", "val_accuracy", "params", "macs", "clips", "seconds"]]  # few columns are quick
     complete = trials[trials["state"] == "complete"]
     seen, saved = clips_seen(trials, study.info["budget"])
     columns = st.columns(5)
@@ -132,7 +133,7 @@ def _course(version: tuple[Any, ...], x: str, _study: KeptStudy, _trials: pd.Dat
 
 
 def _show_best(trials: pd.DataFrame) -> None:
-    best = best_up_to(trials, "params", _BUDGETS)
+    best = best_up_to(trials[["trial", "state", "val_accuracy", "params", "macs"]], "params", _BUDGETS)
     if best.empty:
         st.caption("No network has been trained to the end yet.")
         return

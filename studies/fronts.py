@@ -32,7 +32,7 @@ from studies.published import Mark
 _HOVER = ["trial", "preset", "architecture", "val_accuracy", "params", "macs"]
 _SMALLEST, _LARGEST = 8.0, 24.0  # marker diameters in pixels
 _CROWD = 1_500
-"""Assumed: from so many networks on, markers are smaller and drawn by WebGL where the page says that it can."""
+"""Assumed: from so many networks on markers are smaller. WebGL draws 10,000 of them no sooner than SVG does (`benchmarks.page`)."""
 _UNTRAINED = {"over_cap": ("over a cap", "line-ns-open"), "failed": ("failed", "x-thin-open")}
 
 
@@ -72,7 +72,6 @@ def front_figure(
     published: Sequence[Mark] = (),
     confirmed: pd.DataFrame | None = None,
     front: Collection[int] | None = None,
-    webgl: bool = False,
 ) -> go.Figure:
     """Validation accuracy (per cent) against `x` ('params' or 'macs', log axis) of the networks that were scored, the front drawn.
 
@@ -92,7 +91,6 @@ def front_figure(
     presets = complete[complete["preset"].fillna("") != ""]
     crowded = len(complete) + len(stopped) > _CROWD
     sizes = _sizes(pd.concat([complete[other], stopped[other]]), 0.6 if crowded else 1.0)
-    kind = go.Scattergl if webgl and crowded else go.Scatter
 
     figure = go.Figure()
     if len(stopped):
@@ -101,7 +99,6 @@ def front_figure(
             _networks(
                 stopped,
                 x,
-                kind,
                 name=f"stopped early ({len(stopped):,})",
                 mode="markers",
                 marker=ring | {"size": (0.7 * sizes[stopped.index]).tolist()},
@@ -113,9 +110,9 @@ def front_figure(
         for name, mask, shade in groups:
             rows = complete[mask]
             marker = {"color": shade, "opacity": 0.9, "size": sizes[rows.index].tolist(), "line": {"width": 0}}
-            figure.add_trace(_networks(rows, x, kind, name=f"{name} ({len(rows):,})", mode="markers", marker=marker))
+            figure.add_trace(_networks(rows, x, name=f"{name} ({len(rows):,})", mode="markers", marker=marker))
     else:
-        for trace in _coloured(complete, x, kind, colour, on_front, sizes):
+        for trace in _coloured(complete, x, colour, on_front, sizes):
             figure.add_trace(trace)
     outline = {"color": VERMILLION, "symbol": "diamond-open", "line": {"width": 2}}
     above_and_below = [("top center", "bottom center")[i % 2] for i in range(len(presets))]  # neighbours stay readable
@@ -124,7 +121,6 @@ def front_figure(
         _networks(
             presets,
             x,
-            go.Scatter,
             name="presets",
             marker=outline | {"size": (sizes[presets.index] + 9).tolist()},
             text=[html.escape(preset) for preset in presets["preset"]],
@@ -335,7 +331,7 @@ def fronts_figure(
         figure.add_trace(stairs)
         marker = {"color": colour, "size": 9, "symbol": "diamond" if random else "circle"}
         said = html.escape(f"{name} (random baseline)" if random else name)
-        points = _networks(front, x, go.Scatter, name=said, mode="markers", marker=marker, legendgroup=name)
+        points = _networks(front, x, name=said, mode="markers", marker=marker, legendgroup=name)
         points.hovertext = [f"{html.escape(name)}<br>{text}" for text in points.hovertext]
         figure.add_trace(points)
     places = ticks(pd.concat(everything)) if everything else []
@@ -370,7 +366,7 @@ def _hover(rows: pd.DataFrame) -> list[str]:
     ]
 
 
-def _networks(rows: pd.DataFrame, x: str, kind: type = go.Scatter, **style: Any) -> Any:
+def _networks(rows: pd.DataFrame, x: str, **style: Any) -> go.Scatter:
     """The trials as points that say who they are under the pointer and hand on their number when clicked."""
     hover = _hover(rows)
     stopped = rows["state"].to_numpy() == "stopped" if "state" in rows else np.zeros(len(rows), dtype=bool)
@@ -380,7 +376,7 @@ def _networks(rows: pd.DataFrame, x: str, kind: type = go.Scatter, **style: Any)
             f"{text}<br>stopped after {clips:,} clips" if early else text
             for text, clips, early in zip(hover, seen, stopped, strict=True)
         ]
-    return kind(
+    return go.Scatter(
         x=rows[x].tolist(),
         y=(100 * rows["val_accuracy"].astype(float)).round(3).tolist(),
         customdata=[[trial] for trial in rows["trial"].tolist()],
@@ -414,17 +410,13 @@ def _groups(rows: pd.DataFrame, colour: str) -> list[tuple[str, pd.DataFrame, di
     return groups + ([(f"no {called}", without, {"color": GREY})] if len(without) else [])
 
 
-def _coloured(
-    complete: pd.DataFrame, x: str, kind: type, colour: str, on_front: pd.Series, sizes: pd.Series
-) -> list[Any]:
+def _coloured(complete: pd.DataFrame, x: str, colour: str, on_front: pd.Series, sizes: pd.Series) -> list[Any]:
     """The complete trials coloured by a choice, faint where they are not on the front."""
     traces = []
     for name, rows, marker in _groups(complete, colour):
         opacity = on_front[rows.index].map({True: 1.0, False: 0.45}).tolist()
         style = marker | {"opacity": opacity, "size": sizes[rows.index].tolist(), "line": {"width": 0}}
-        traces.append(
-            _networks(rows, x, kind, name=html.escape(f"{name} ({len(rows):,})"), mode="markers", marker=style)
-        )
+        traces.append(_networks(rows, x, name=html.escape(f"{name} ({len(rows):,})"), mode="markers", marker=style))
     return traces
 
 
