@@ -1,4 +1,4 @@
-"""What is looked at. The URL alone says it (`?study=NAME&trial=17&trials=3,8`), so a reload and a link that is passed on show the same.
+"""What is looked at. The URL alone says it (`?study=NAME&trial=17&trials=3,8&x=macs`), so a reload and a link that is passed on show the same.
 
 It is a stranger's text: it only ever picks from the studies and trials that exist, and no path is made of it. A click on another page's name
 empties the URL; what was chosen in this tab is written into it again.
@@ -7,14 +7,15 @@ empties the URL; what was chosen in this tab is written into it again.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import streamlit as st
 
 _KEPT = "kept address"
-_PARAMETERS = ("study", "trial", "trials")
+_PARAMETERS = ("study", "trial", "trials", "studies", "filter", "x", "colour", "view", "by", "what")
 MOST_TRIALS = 24
 """Assumed: more networks than that are not compared by eye."""
+MOST_STUDIES = 4
 
 
 def open_address() -> None:
@@ -73,8 +74,55 @@ def chosen_trials(trained: Container[int]) -> list[int]:
 
 def choose_trials(trials: Iterable[int]) -> None:
     """Make these trials the chosen ones; none at all empties the choice."""
-    text = ",".join(str(trial) for trial in dict.fromkeys(trials))
-    if text:
-        st.query_params["trials"] = text
+    keep("trials", ",".join(str(trial) for trial in dict.fromkeys(trials)))
+
+
+def chosen_studies(names: Sequence[str]) -> list[str]:
+    """The studies that the URL lists (`studies=a,b`) and that exist, in its order, at most `MOST_STUDIES`."""
+    asked = st.query_params.get("studies", "")
+    words = asked.split(",")[: 10 * MOST_STUDIES]
+    known = [word for word in dict.fromkeys(words) if word in names]
+    if asked and (len(known) != len(asked.split(",")) or len(known) > MOST_STUDIES):
+        st.warning("Not all of the studies in the address are shown: some do not exist, or they are too many.")
+    return known[:MOST_STUDIES]
+
+
+def choose_studies(names: Iterable[str]) -> None:
+    """Make these studies the ones that are compared."""
+    keep("studies", ",".join(names))
+
+
+def keep(name: str, value: str) -> None:
+    """Write one parameter into the URL; an empty one leaves it."""
+    if value:
+        st.query_params[name] = value
     else:
-        st.query_params.pop("trials", None)
+        st.query_params.pop(name, None)
+
+
+def pick(
+    name: str, label: str, options: Mapping[str, str], in_a_list: bool = False, otherwise: str | None = None
+) -> str:
+    """One of `options` (what the URL says to what a person reads), a row of buttons or a list; `otherwise`, or the first, where the URL says none
+    of them."""
+    default = otherwise or next(iter(options))
+    asked = st.query_params.get(name)
+    key = f"pick-{name}"
+    st.session_state[key] = asked if asked in options else default
+
+    def change() -> None:
+        value = st.session_state[key]
+        keep(name, "" if value == default else value)
+
+    if in_a_list:
+        return str(st.selectbox(label, list(options), format_func=options.__getitem__, key=key, on_change=change))
+    chosen = st.segmented_control(
+        label,
+        list(options),
+        format_func=options.__getitem__,
+        key=key,
+        on_change=change,
+        required=True,
+        label_visibility="collapsed",
+    )
+    return str(chosen)

@@ -1,36 +1,112 @@
-"""The front, to look at and to choose from: a plot for the pointer, a table and a searchable list for the keyboard."""
+"""The networks of a study, to look at and to choose from: a plot for the pointer, tables and a searchable list for the keyboard."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.choice import choose_trial
-from studies.analysis import front
-from studies.charts import CONFIG, front_figure, per_cent, quantity
+from dashboard.choice import MOST_TRIALS, choose_trial, choose_trials
+from dashboard.filters import score
+from dashboard.reading import KeptStudy
+from studies.charts import CONFIG, per_cent, quantity
+from studies.fronts import caps_of, front_figure, parallel_figure, space_figure
+from studies.published import published_on
+from studies.records import known_choices
 
-_AXES = {"params": "Parameters", "macs": "MACs"}
+AXES = {"params": "Parameters", "macs": "MACs"}
+VIEWS = {"plot": "Plot", "space": "3-D", "parallel": "All choices"}
+
+_CONFIG = CONFIG | {"modeBarButtonsToRemove": ["select2d", "autoScale2d"]}
+_HEIGHT = 520
+_LONG = 1_000  # rows
 
 
-def show_front(study: str, trials: pd.DataFrame, synthetic: bool, trial: int | None) -> None:
-    """Accuracy against cost of the trained networks of a study, and its front as a table; `trial` is the chosen one."""
-    plotted, listed = st.columns([3, 2], gap="large")
-    with plotted:
-        st.subheader("Accuracy against cost", anchor=False)
-        x = st.segmented_control(
-            "Cost",
-            list(_AXES),
-            format_func=lambda cost: _AXES[cost],
-            default="params",
-            required=True,
-            label_visibility="collapsed",
+def show_networks(
+    study: KeptStudy, trials: pd.DataFrame, on_front: set[int], x: str, view: str, colour: str | None, chosen: set[int]
+) -> None:
+    """The trials that are to be shown, in one of `VIEWS`. `on_front` is the front of the whole study; `chosen` are marked."""
+    synthetic = study.info["data"]["synthetic"]
+    key = f"{view}-{study.name}-{x}-{colour}-{st.query_params.get('filter', '')}"
+    what = (study.version, st.query_params.get("filter", ""))
+    if view == "plot":
+        selection = _selection(key)
+        marked = _marked(key, _numbers(selection), chosen)
+        figure = _plot(what, x, colour, tuple(sorted(marked)), study, trials, on_front)
+        st.plotly_chart(
+            figure,
+            key=key,
+            on_select=lambda: _choose(_selection(key), trials),
+            selection_mode=("points", "lasso"),
+            config=_CONFIG,
+            height=_HEIGHT,
+            alt=f"Validation accuracy against {AXES[x]} of {len(trials):,} trials; the table beneath has the same networks",
         )
-        _show_plot(trials, str(x), f"plot-{study}-{x}", synthetic, trial)
-    with listed:
-        st.subheader("The front", anchor=False)
-        _show_table(front(trials), f"table-{study}", trial)
+    elif view == "space":
+        figure = _space(what, colour, synthetic, trials)
+        st.plotly_chart(figure, key=key, config=_CONFIG, height=_HEIGHT, alt="Parameters, MACs and accuracy in 3-D")
+        st.caption("Turn it with the pointer. Networks are chosen in the flat plot or in the table.")
+    else:
+        dark = st.context.theme.type == "dark"
+        figure = _parallel(what, synthetic, dark, trials, list(known_choices(study.info)))
+        st.plotly_chart(
+            figure, key=f"{key}-{dark}", config=_CONFIG, height=_HEIGHT, alt="Every choice of every network"
+        )
+        st.caption(
+            "A line is a network. Drag along an axis to keep the lines that pass there; drag a label to move its axis."
+        )
+
+
+def show_front_table(front: pd.DataFrame, key: str, chosen: set[int]) -> None:
+    """The networks on the front, the most accurate first; a chosen row is a chosen network."""
+    columns = {
+        "trial": st.column_config.NumberColumn("Trial", width=60),
+        "val_accuracy": st.column_config.NumberColumn("Accuracy", format="%.1f %%", width=80),
+        "params": st.column_config.NumberColumn("Params", format="compact", width=70),
+        "macs": st.column_config.NumberColumn("MACs", format="compact", width=70),
+        "architecture": st.column_config.TextColumn("Network"),
+    }
+    rows = front.assign(val_accuracy=(100 * front["val_accuracy"].astype(float)).round(1))
+    _show_table(rows, key, chosen, columns, height=min(440, 38 + 35 * len(rows)))
+
+
+def show_table(study: KeptStudy, trials: pd.DataFrame, on_front: set[int], chosen: set[int]) -> None:
+    """All trials that are shown, to be sorted by any column, chosen from and taken along as CSV."""
+    choices = list(known_choices(study.info))
+    rows = trials.assign(accuracy=(100 * score(trials)).round(2), front=trials["trial"].isin(on_front))
+    rows = rows.sort_values("accuracy", ascending=False, na_position="last", kind="stable")
+    columns: dict[str, Any] = {
+        "trial": st.column_config.NumberColumn("Trial", width=60),
+        "state": st.column_config.TextColumn("State", width=90),
+        "front": st.column_config.CheckboxColumn("Front", width=60),
+        "accuracy": st.column_config.NumberColumn(
+            "Accuracy", format="%.1f %%", width=80, help="validation; of a stopped network at its last rung"
+        ),
+        "params": st.column_config.NumberColumn("Params", format="localized", width=90),
+        "macs": st.column_config.NumberColumn("MACs", format="localized", width=110),
+        "clips": st.column_config.NumberColumn("Clips seen", format="localized", width=90),
+        "seconds": st.column_config.NumberColumn("Seconds", format="%.1f", width=80),
+        "architecture": st.column_config.TextColumn("Network", width="medium"),
+        **{name: st.column_config.Column(name.replace("_", " ").capitalize(), width="small") for name in choices},
+    }
+    heading, download = st.columns([4, 1], vertical_alignment="bottom")
+    heading.subheader(f"{len(rows):,} networks" if len(rows) != 1 else "1 network", anchor=False)
+    download.download_button(
+        "CSV",
+        lambda: trials.to_csv(index=False).encode(),
+        f"{study.name}.csv",
+        "text/csv",
+        key=f"csv-{study.name}",
+        on_click="ignore",
+        icon=":material/download:",
+        width="stretch",
+        help="these networks with all columns",
+    )
+    key = f"rows-{study.name}-{st.query_params.get('filter', '')}"
+    _show_table(rows[list(columns)], key, chosen, columns, height=min(420, 38 + 35 * len(rows)))
 
 
 def show_list(trained: dict[int, dict[Any, Any]], trial: int | None) -> None:
@@ -55,53 +131,110 @@ def show_list(trained: dict[int, dict[Any, Any]], trial: int | None) -> None:
         key="network",
         label_visibility="collapsed",
         on_change=lambda: choose_trial(st.session_state["network"]),
-        placeholder="click a point, choose a row, or search here",
+        placeholder="choose a network, or type a part of its notation",
     )
 
 
-def _show_plot(trials: pd.DataFrame, x: str, key: str, synthetic: bool, trial: int | None) -> None:
-    def picked() -> int | None:
-        points = _selection(key).get("points")
-        return int(points[0]["customdata"][0]) if points else None
-
-    figure = front_figure(trials, x, synthetic=synthetic, marked=_marked(key, picked(), trial))
-    st.plotly_chart(
-        figure,
-        key=key,
-        on_select=lambda: choose_trial(picked()),
-        selection_mode="points",
-        config=CONFIG,
-        height=480,
+@st.cache_resource(max_entries=24, show_spinner=False)
+def _plot(
+    what: tuple[Any, ...],
+    x: str,
+    colour: str | None,
+    marked: tuple[int, ...],
+    _study: KeptStudy,
+    _trials: pd.DataFrame,
+    _front: set[int],
+) -> go.Figure:
+    confirmed = _study.confirmed()
+    known = _trials.set_index("trial")[["params", "macs"]]
+    shown = confirmed[confirmed["trial"].isin(known.index)].reset_index(drop=True)
+    costs = known.loc[shown["trial"]].reset_index(drop=True)
+    return front_figure(
+        _trials,
+        x,
+        synthetic=_study.info["data"]["synthetic"],
+        marked=marked,
+        colour=colour,
+        caps=caps_of(_study.info),
+        published=published_on(_study.info["data"]),
+        confirmed=shown.assign(params=costs["params"], macs=costs["macs"]),
+        front=_front,
     )
 
 
-def _show_table(rows: pd.DataFrame, key: str, trial: int | None) -> None:
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _space(what: tuple[Any, ...], colour: str | None, synthetic: bool, _trials: pd.DataFrame) -> go.Figure:
+    return space_figure(_trials, synthetic=synthetic, colour=colour)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _parallel(
+    what: tuple[Any, ...], synthetic: bool, dark: bool, _trials: pd.DataFrame, _choices: list[str]
+) -> go.Figure:
+    return parallel_figure(_trials, _choices, synthetic=synthetic, dark=dark)
+
+
+def _choose(selection: dict[str, Any], trials: pd.DataFrame) -> None:
+    """What a click or a lasso makes of the choice: one network, several, or, around nothing, none but the one before."""
+    numbers = _numbers(selection)
+    if len(numbers) == 1 and not selection.get("lasso"):
+        choose_trials([])
+        choose_trial(next(iter(numbers)))
+    elif numbers:
+        st.query_params.pop("trial", None)
+        choose_several(numbers, trials)
+    else:
+        choose_trials([])
+
+
+def choose_several(numbers: Iterable[int], trials: pd.DataFrame) -> None:
+    """Make these the chosen networks, the most accurate of them where they are too many."""
+    rows = trials[trials["trial"].isin(list(numbers))]
+    best = score(rows).sort_values(ascending=False, kind="stable").index[:MOST_TRIALS]
+    choose_trials(int(trial) for trial in rows.loc[best, "trial"])
+    st.session_state["lasso"] = len(rows)
+
+
+def _show_table(rows: pd.DataFrame, key: str, chosen: set[int], columns: dict[str, Any], height: int) -> None:
     numbers = [int(number) for number in rows["trial"]]
 
-    def picked(widget: str) -> int | None:
-        chosen = _selection(widget).get("rows")
-        return numbers[chosen[0]] if chosen and chosen[0] < len(numbers) else None
+    def picked(widget: str) -> set[int]:
+        places = _selection(widget).get("rows", [])
+        return {numbers[place] for place in places if place < len(numbers)}
 
-    marked = _marked(key, picked(f"{key}-{st.session_state.get(f'{key}-marked')}"), trial)
-    widget = f"{key}-{marked}"
-    columns = {
-        "trial": st.column_config.NumberColumn("Trial", width=60),
-        "val_accuracy": st.column_config.NumberColumn("Accuracy", format="%.1f %%", width=80),
-        "params": st.column_config.NumberColumn("Params", format="compact", width=70),
-        "macs": st.column_config.NumberColumn("MACs", format="compact", width=70),
-        "architecture": st.column_config.TextColumn("Network"),
-    }
+    def change(widget: str) -> None:
+        found = picked(widget)
+        if len(found) == 1:
+            choose_trials([])
+            choose_trial(next(iter(found)))
+        elif found:
+            st.query_params.pop("trial", None)
+            choose_several(found, rows)
+        else:
+            st.query_params.pop("trial", None)
+            choose_trials([])
+
+    current = f"{key}-{_words(st.session_state.get(f'{key}-marked'))}"
+    by_itself = picked(current)
+    # A long table stays as it is when the choice came from elsewhere: to draw it anew takes longer than a click may.
+    marked = _marked(key, by_itself, chosen & set(numbers) if len(rows) <= _LONG else by_itself)
+    widget = f"{key}-{_words(marked)}"
+    places = {number: place for place, number in enumerate(numbers)}
     st.dataframe(
-        rows.assign(val_accuracy=(100 * rows["val_accuracy"].astype(float)).round(1)),
+        rows,
         key=widget,
-        on_select=lambda: choose_trial(picked(widget)),
-        selection_mode="single-row",
-        selection_default={"selection": {"rows": [numbers.index(marked)] if marked in numbers else []}},
+        on_select=lambda: change(widget),
+        selection_mode="multi-row",
+        selection_default={"selection": {"rows": sorted(places[trial] for trial in marked)}},
         hide_index=True,
-        height=min(480, 38 + 35 * len(rows)),
+        height=height,
         column_order=list(columns),
         column_config=columns,
     )
+
+
+def _words(numbers: Iterable[int] | None) -> str:
+    return ",".join(map(str, sorted(numbers or [])))
 
 
 def _selection(widget: str) -> dict[str, Any]:
@@ -109,12 +242,17 @@ def _selection(widget: str) -> dict[str, Any]:
     return dict(st.session_state.get(widget, {}).get("selection", {}))
 
 
-def _marked(key: str, picked: int | None, trial: int | None) -> int | None:
-    """The trial that a plot or table is drawn with as chosen.
+def _numbers(selection: dict[str, Any]) -> set[int]:
+    """The trials of the points in a plot's selection."""
+    return {int(point["customdata"][0]) for point in selection.get("points", []) if point.get("customdata")}
 
-    Drawn with another one it becomes a new widget, without the old one's zoom and the keyboard's focus. So it stays as it is while
+
+def _marked(key: str, picked: set[int], chosen: set[int]) -> set[int]:
+    """The trials that a plot or table is drawn with as chosen.
+
+    Drawn with others it becomes a new widget, without the old one's zoom and the keyboard's focus. So it stays as it is while
     what was picked in it is what is chosen, and is drawn anew only when the choice came from elsewhere.
     """
-    if picked != trial:
-        st.session_state[f"{key}-marked"] = trial
-    return st.session_state.get(f"{key}-marked")
+    if picked != chosen:
+        st.session_state[f"{key}-marked"] = frozenset(chosen)
+    return set(st.session_state.get(f"{key}-marked", ()))

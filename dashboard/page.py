@@ -11,11 +11,12 @@ import streamlit as st
 
 from dashboard.choice import chosen_study, keep_address, open_address
 from dashboard.parts import part, show_text
-from dashboard.reading import read_study, read_trials, runs_folder, study_names
-from studies.records import StudyRecords
+from dashboard.reading import KeptStudy, read_study, read_trials, runs_folder, study_names
+
+_LOOK_S = 5  # between two looks for a first study
 
 
-def show_page(title: str, show: Callable[[StudyRecords, pd.DataFrame], None]) -> None:
+def show_page(title: str, show: Callable[[KeptStudy, pd.DataFrame], None]) -> None:
     """A page about one study: its head, then what `show` makes of the study and its trials. A record that can not be read is said to be so."""
     open_address()
     names = study_names()
@@ -31,13 +32,13 @@ def show_page(title: str, show: Callable[[StudyRecords, pd.DataFrame], None]) ->
         study = read_study(name)
         trials = read_trials(study)
         with heading:
-            show_kind(study, title)
+            show_kind(study)
         show(study, trials)
     keep_address()
 
 
-def show_kind(study: StudyRecords, title: str) -> None:
-    """The page's own name, and that the data is synthetic where it is."""
+def show_kind(study: KeptStudy) -> None:
+    """That the data is synthetic, where it is."""
     if study.info["data"]["synthetic"]:
         st.badge("synthetic data", icon=":material/science:", color="orange", help="generated, not recorded")
 
@@ -53,7 +54,13 @@ def show_how_to_begin() -> None:
     st.code(shlex.join(command), language="bash")
     st.markdown(
         "Without `--data` it makes a synthetic data set, so nothing has to be downloaded; with `--data FOLDER` it reads recordings "
-        "in ESC-50's layout. Reload this page once it runs."
+        "in one of the layouts that the README names. This page shows the study as soon as it runs."
     )
     st.caption("Studies are looked for in this folder:")
     show_text(str(runs.resolve()))
+    st.fragment(_wait_for_a_study, run_every=_LOOK_S)()
+
+
+def _wait_for_a_study() -> None:
+    if study_names():
+        st.rerun()

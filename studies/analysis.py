@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,6 +13,8 @@ from search_space.errors import UserError
 
 OBJECTIVES = {"val_accuracy": "maximize", "params": "minimize", "macs": "minimize"}
 """A trial's objectives in their order, each with its direction in Optuna's words."""
+
+_AT_ONCE = 128  # trials that are compared with the front at once
 
 
 def non_dominated(values: np.ndarray, minimise: np.ndarray) -> np.ndarray:
@@ -112,16 +114,45 @@ def hypervolume_course(trials: pd.DataFrame, reference_point: Mapping[str, float
     complete = (counted["state"] == "complete").to_numpy()
     reference = np.array([-reference_point["accuracy"], reference_point["log10_params"], reference_point["log10_macs"]])
     clips = counted["clips"].cumsum().to_numpy()
+    able = np.flatnonzero(complete & (losses < reference).all(axis=1))
     best, volume, rows = np.empty((0, 3)), 0.0, []
-    for row in range(len(counted)):
-        dominated = (best <= losses[row]).all(axis=1).any()
-        if complete[row] and not dominated and (losses[row] < reference).all():
+    for some in np.split(able, range(_AT_ONCE, len(able), _AT_ONCE)):
+        beaten = (
+            (best[None] <= losses[some][:, None]).all(axis=2).any(axis=1)
+        )  # most are, by what came long before them
+        for row in some[~beaten]:
+            if (best <= losses[row]).all(axis=1).any():
+                continue
+            # What it adds: its own box less what the others dominate of it.
+            shared = hypervolume(np.maximum(best, losses[row]), reference)
+            volume += float(np.prod(reference - losses[row])) - shared
             best = np.vstack([best[(best < losses[row]).any(axis=1)], losses[row]])
-            volume = hypervolume(best, reference)
-        elif row < len(counted) - 1:
-            continue
-        rows.append({"trials": row + 1, "clips": int(clips[row]), "hypervolume": volume})
+            rows.append({"trials": int(row) + 1, "clips": int(clips[row]), "hypervolume": volume})
+    if len(counted) and (not rows or rows[-1]["trials"] < len(counted)):
+        rows.append({"trials": len(counted), "clips": int(clips[-1]), "hypervolume": volume})
     return pd.DataFrame(rows, columns=["trials", "clips", "hypervolume"])
+
+
+def clips_seen(trials: pd.DataFrame, budget: int) -> tuple[int, int]:
+    """Training clips that the complete and the stopped trials have seen, and those that stopping early has saved of their `budget` each."""
+    counted = trials[trials["state"].isin(["complete", "stopped"])]
+    seen = int(counted["clips"].sum())
+    return seen, len(counted) * budget - seen
+
+
+def best_up_to(trials: pd.DataFrame, cost: str, budgets: Sequence[float]) -> pd.DataFrame:
+    """The most accurate complete trial of up to each budget of a `cost` ('params' or 'macs'), the cheaper one of equals: the trials' columns and `budget`.
+
+    A budget that buys no more accuracy than the one before it has no row.
+    """
+    complete = trials[trials["state"] == "complete"].sort_values(["val_accuracy", cost], ascending=[False, True])
+    rows, before = [], None
+    for budget in sorted(budgets):
+        within = complete[complete[cost] <= budget]
+        if len(within) and within["trial"].iloc[0] != before:
+            rows.append(within.iloc[[0]].assign(budget=budget))
+            before = within["trial"].iloc[0]
+    return pd.concat(rows, ignore_index=True) if rows else complete.iloc[:0].assign(budget=[])
 
 
 @dataclass(frozen=True)

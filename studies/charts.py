@@ -1,4 +1,5 @@
-"""Figures as plain functions: records in, plotly figure out. The one home of colours, axis titles and the way quantities are written.
+"""Figures as plain functions: records in, plotly figure out. The one home of colours, axis titles and the way quantities are written; those of
+all networks of a study are in `studies.fronts`.
 
 Colours are told apart with any colour vision, and every trace colour has at least 3:1 contrast against white and against near-black,
 so that one figure serves a light and a dark page. Source: Okabe and Ito, Color Universal Design (2008); blue lightened for the dark.
@@ -17,12 +18,18 @@ import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from studies import analysis
 from trainers.metrics import confusion
 from trainers.runs import Predictions, write_atomic
 
 BLUE, VERMILLION, GREEN, GREY = "#2b84c6", "#d55e00", "#009e73", "#8a8f98"
 """The front and what is chosen on; what is marked; training; everything else."""
+
+PURPLE, AMBER = "#b0629a", "#b38600"
+SERIES = (BLUE, VERMILLION, GREEN, PURPLE, AMBER)
+"""What is told apart by name alone, in this order."""
+
+SCALE = ["#6a5ad0", "#8f6fb0", "#a97c80", "#c08a00"]
+"""Few to many, from blue to yellow, which colour blindness leaves apart; at 3:1 against white and near-black throughout."""
 
 _SHARES = {
     False: ["#eef4fa", "#0b5394"],
@@ -36,11 +43,11 @@ CONFIG = {
 }
 """Plotly's own settings for every figure shown: nothing leaves the machine, and only the buttons that help."""
 
+BENEATH = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "itemsizing": "constant"}
+"""A legend under the figure."""
+
 COSTS = {"params": "parameters", "macs": "MACs (multiply-accumulates per clip)"}
 """A trial's costs, each with the title of its axis."""
-
-_HOVER = ["trial", "preset", "architecture", "val_accuracy", "params", "macs"]
-_SMALLEST, _LARGEST = 8.0, 24.0  # marker diameters in pixels
 
 
 def quantity(number: float, figures: int = 3) -> str:
@@ -62,72 +69,6 @@ def duration(seconds: float) -> str:
 def per_cent(share: float) -> str:
     """A share (0 to 1) for people: 88.2 %."""
     return f"{100 * share:.1f} %"
-
-
-def front_figure(
-    trials: pd.DataFrame,
-    x: str = "params",
-    title: str = "",
-    synthetic: bool = False,
-    marked: int | None = None,
-) -> go.Figure:
-    """Validation accuracy (per cent) against `x` ('params' or 'macs', log axis) of the complete trials, the front drawn.
-
-    A marker's size is the other cost, as in the paper's Fig. 1. The front is that of all three objectives; the staircase joins the
-    best accuracy reached up to each value of `x`. Published presets carry a diamond and their name. `customdata` is [trial number];
-    `marked` is drawn as the selected point.
-    """
-    other = next(cost for cost in COSTS if cost != x)
-    complete = trials[trials["state"] == "complete"].sort_values("trial")
-    on_front = complete["trial"].isin(analysis.front(complete)["trial"])
-    presets = complete[complete["preset"].fillna("") != ""]
-    sizes = _sizes(complete[other])
-
-    figure = go.Figure()
-    figure.add_trace(_staircase(complete, x))
-    for name, rows, colour in (
-        ("other networks", complete[~on_front], GREY),
-        ("on the front", complete[on_front], BLUE),
-    ):
-        marker = {"color": colour, "opacity": 0.9, "size": sizes[rows.index].tolist(), "line": {"width": 0}}
-        figure.add_trace(_networks(rows, x, name=name, mode="markers", marker=marker))
-    outline = {"color": VERMILLION, "symbol": "diamond-open", "line": {"width": 2}}
-    above_and_below = [("top center", "bottom center")[i % 2] for i in range(len(presets))]  # neighbours stay readable
-    label = {"mode": "markers+text", "textposition": above_and_below, "textfont": {"color": VERMILLION}}
-    figure.add_trace(
-        _networks(
-            presets,
-            x,
-            name="published presets",
-            marker=outline | {"size": (sizes[presets.index] + 9).tolist()},
-            text=[html.escape(preset) for preset in presets["preset"]],
-            **label,
-        )
-    )
-    if marked is not None:
-        for trace in figure.data[1:]:
-            trace.selectedpoints = [i for i, [trial] in enumerate(trace.customdata) if trial == marked]
-    figure.update_traces(
-        unselected={"marker": {"opacity": 0.45}, "textfont": {"color": VERMILLION}},
-        selected={"marker": {"opacity": 1}},
-        selector={"type": "scatter"},
-    )
-
-    ticks = _ticks(complete[x])
-    labels = [quantity(tick, figures=1) for tick in ticks]
-    figure.update_xaxes(title=COSTS[x], type="log", tickvals=ticks, ticktext=labels)
-    figure.update_yaxes(title="validation accuracy (%)", ticksuffix=" %")
-    sized_by = {"text": f"marker size: {'MACs' if other == 'macs' else other}  ", "side": "left"}
-    figure.update_layout(
-        _layout(title, synthetic),
-        legend={"title": sized_by, "orientation": "h", "y": -0.2, "itemsizing": "constant"},
-        hovermode="closest",
-        clickmode="event+select",
-        dragmode="zoom",
-    )
-    if complete.empty:
-        figure.add_annotation(text="no finished network yet", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
-    return figure
 
 
 def curve_figure(rows: Sequence[Mapping[str, Any]], title: str = "", synthetic: bool = False) -> go.Figure:
@@ -157,7 +98,7 @@ def curve_figure(rows: Sequence[Mapping[str, Any]], title: str = "", synthetic: 
     figure.update_yaxes(title="loss (nats)", rangemode="tozero", row=2, col=1)
     figure.update_xaxes(dtick=1 if len(curve) <= 12 else None)
     figure.update_xaxes(title="epoch", row=2, col=1)
-    figure.update_layout(_layout(title, synthetic), legend={"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"})
+    figure.update_layout(layout(title, synthetic), legend={"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"})
     return figure
 
 
@@ -183,7 +124,66 @@ def confusion_figure(
     figure.update_traces(customdata=counts_KK.tolist(), hovertemplate=hover, xgap=1, ygap=1)
     figure.update_xaxes(title="said", tickangle=-45, showgrid=False)
     figure.update_yaxes(title="in truth", showgrid=False)
-    figure.update_layout(_layout(title, synthetic), coloraxis_showscale=False)
+    figure.update_layout(layout(title, synthetic), coloraxis_showscale=False)
+    return figure
+
+
+def curves_figure(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str = "", synthetic: bool = False
+) -> go.Figure:
+    """Learning curves of several runs over the clips that they saw, a colour a run: val accuracy (per cent) as a line, of training dotted."""
+    figure = go.Figure()
+    for index, (name, rows) in enumerate(runs.items()):
+        colour = SERIES[index % len(SERIES)]
+        curve = pd.DataFrame(list(rows), columns=["clips_seen", "train_accuracy", "val_accuracy"])
+        for column, dash, said in (("train_accuracy", "dot", "training"), ("val_accuracy", "solid", "validation")):
+            known = curve.dropna(subset=[column])
+            figure.add_trace(
+                go.Scatter(
+                    x=known["clips_seen"].tolist(),
+                    y=(100 * known[column].astype(float)).tolist(),
+                    name=html.escape(name),
+                    legendgroup=str(index),
+                    showlegend=said == "validation",
+                    mode="lines+markers",
+                    marker={"color": colour, "size": 5 if said == "training" else 8},
+                    line={"color": colour, "width": 1.5, "dash": dash},
+                    hovertemplate=f"{html.escape(name)}<br>{said}, %{{x:,}} clips: %{{y:.1f}} %<extra></extra>",
+                )
+            )
+    figure.update_xaxes(title="training clips seen")
+    figure.update_yaxes(title="accuracy (%), training dotted")
+    figure.update_layout(layout(title, synthetic), legend=BENEATH, hovermode="closest")
+    return figure
+
+
+def confusion_difference_figure(
+    first: Predictions,
+    second: Predictions,
+    classes: Sequence[str],
+    title: str = "",
+    synthetic: bool = False,
+    dark: bool = False,
+) -> go.Figure:
+    """How much more often `first` said a class (columns) of the clips of a class (rows) than `second`, in points of the row's per cent.
+
+    On the diagonal more is better, beside it worse. `dark` fits the middle of the scale to a dark page."""
+    shares = []
+    for predictions in (first, second):
+        counts_KK = confusion(predictions.labels_N, predictions.probabilities_NK.argmax(1), len(classes))
+        shares.append(100 * counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1))
+    difference_KK = shares[0] - shares[1]
+    names = [html.escape(name) for name in classes]
+    scale = [VERMILLION, "#17222c" if dark else "#f4f6f8", BLUE]
+    most = max(1.0, float(np.abs(difference_KK).max()))
+    figure = px.imshow(difference_KK, x=names, y=names, color_continuous_scale=scale, zmin=-most, zmax=most)
+    if len(names) <= 20:
+        text = [[f"{share:+.0f}" if round(share) else "" for share in row] for row in difference_KK]
+        figure.update_traces(text=text, texttemplate="%{text}")
+    figure.update_traces(hovertemplate="in truth %{y}<br>said %{x}<br>%{z:+.1f} points<extra></extra>", xgap=1, ygap=1)
+    figure.update_xaxes(title="said", tickangle=-45, showgrid=False)
+    figure.update_yaxes(title="in truth", showgrid=False)
+    figure.update_layout(layout(title, synthetic), coloraxis_showscale=False)
     return figure
 
 
@@ -231,7 +231,7 @@ def effects_figure(
     figure.update_xaxes(type="category", showgrid=False)
     figure.update_yaxes(zeroline=True, zerolinecolor=GREY)
     figure.update_yaxes(title=unit, col=1)
-    figure.update_layout(_layout(" · ".join(filter(None, (title, "observational, no experiment"))), synthetic))
+    figure.update_layout(layout(" · ".join(filter(None, (title, "observational, no experiment"))), synthetic))
     if not shown:
         text = "an additive model explains nothing of trials that it did not see"
         figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
@@ -324,7 +324,7 @@ def forest_figure(rows: Sequence[Mapping[str, Any]], title: str = "", synthetic:
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=labels[::-1], automargin=True)
     figure.update_xaxes(title="difference to the base (points of validation accuracy), 95 % interval", zeroline=False)
     figure.update_layout(
-        _layout(title, synthetic),
+        layout(title, synthetic),
         height=180 + 26 * len(rows),
         showlegend=True,
         legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 1, "xanchor": "right"},
@@ -341,7 +341,8 @@ def write_html(figures: go.Figure | Sequence[go.Figure], path: Path) -> None:
     write_atomic(path, lambda file: file.write(page.encode()))
 
 
-def _layout(title: str, synthetic: bool) -> dict[str, Any]:
+def layout(title: str = "", synthetic: bool = False) -> dict[str, Any]:
+    """What all figures share: the title, with the word that the data is synthetic, and narrow margins."""
     words = [html.escape(title)] if title else []
     words += ["synthetic data"] if synthetic else []
     text = " · ".join(words)
@@ -352,51 +353,10 @@ def _layout(title: str, synthetic: bool) -> dict[str, Any]:
     }
 
 
-def _sizes(costs: pd.Series) -> pd.Series:
-    """Marker diameters (pixels), linear in the logarithm of the cost, the middle one where all cost the same."""
-    logs = costs.astype(float).map(np.log10)
-    spread = logs.max() - logs.min()
-    share = (logs - logs.min()) / spread if spread > 0 else logs * 0 + 0.5
-    return share * (_LARGEST - _SMALLEST) + _SMALLEST
-
-
-def _ticks(costs: pd.Series) -> list[float]:
+def ticks(costs: pd.Series) -> list[float]:
     """Round costs for a log axis: 1, 2 and 5 times powers of ten, and more where all costs lie close together."""
     if costs.empty:
         return []
     low, high = np.log10(costs.min()), np.log10(costs.max())
     steps = (1, 2, 5) if high - low > 1 else (1, 2, 3, 4, 5, 7)
     return [step * 10.0**decade for decade in range(int(low), int(high) + 2) for step in steps]
-
-
-def _networks(rows: pd.DataFrame, x: str, **style: Any) -> go.Scatter:
-    """The trials as points that say who they are under the pointer and hand on their number when clicked."""
-    hover = [
-        f"<b>trial {trial}{' · ' + html.escape(preset) if isinstance(preset, str) and preset else ''}</b><br>{html.escape(architecture)}"
-        f"<br>{per_cent(accuracy)} · {quantity(params)} params · {quantity(macs)} MACs"
-        for trial, preset, architecture, accuracy, params, macs in rows[_HOVER].itertuples(index=False, name=None)
-    ]
-    return go.Scatter(
-        x=rows[x].tolist(),
-        y=(100 * rows["val_accuracy"].astype(float)).tolist(),
-        customdata=[[int(trial)] for trial in rows["trial"]],
-        hovertext=hover,
-        hovertemplate="%{hovertext}<extra></extra>",
-        **style,
-    )
-
-
-def _staircase(complete: pd.DataFrame, x: str) -> go.Scatter:
-    """The best accuracy among all networks up to each cost, drawn on to the dearest network."""
-    best = complete.groupby(x)["val_accuracy"].max().sort_index().cummax() if len(complete) else pd.Series(dtype=float)
-    steps = best[~best.duplicated() | (best.index == best.index.max())]
-    return go.Scatter(
-        x=steps.index.tolist(),
-        y=(100 * steps.astype(float)).tolist(),
-        mode="lines",
-        line={"color": BLUE, "width": 1.5, "shape": "hv"},
-        opacity=0.6,
-        hoverinfo="skip",
-        showlegend=False,
-        name="best accuracy up to this cost",
-    )

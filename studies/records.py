@@ -11,6 +11,8 @@ study.model(17)                    # trial 17's network with its weights: raw lo
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +35,7 @@ ADDRESS = "storage.url"
 """In a study's folder: which database holds it, without a password."""
 
 STATES = ("complete", "stopped", "running", "queued", "duplicate", "over_cap", "failed", "interrupted")
-_COLUMNS = (
+COLUMNS = (
     "trial",
     "state",
     "architecture",
@@ -65,12 +67,20 @@ class StudyRecords:
     def trials(self) -> pd.DataFrame:
         """Every trial in order: `state` (one of `STATES`), `architecture`, `val_accuracy` (0 to 1) at the full budget, `params`, `macs`, the
         `clips` seen and `rung_accuracy`, the score at the last rung, `seconds`, `error`, and a column for every choice of the space (empty where the choice is not active; none when the space has changed since)."""
-        space = get_space(self.info["space"]["name"])
-        choices = space.choices if space.digest == self.info["space"]["digest"] else {}
-        rows = [trial_row(trial, choices, self.info["budget"]) for trial in self._study.get_trials(deepcopy=False)]
-        columns = [*_COLUMNS, *choices]
-        frame = pd.DataFrame(rows, columns=columns)
-        return frame.astype({"trial": int})
+        choices, budget = known_choices(self.info), self.info["budget"]
+        rows = [trial_row(trial, choices, budget) for trial in self._study.get_trials(deepcopy=False)]
+        return trial_frame(rows, choices)
+
+    def asked(self, option: str) -> str | None:
+        """What the command that made the study said of one of its options ('trials', 'sampler'), of those that the record keeps nowhere else;
+        None where it said nothing, and so perhaps in a file."""
+        words = shlex.split(str(self.info["provenance"].get("command", "")))
+        for word, following in zip(words, [*words[1:], ""], strict=True):
+            if word == f"--{option}":
+                return following
+            if word.startswith(f"--{option}="):
+                return word.partition("=")[2]
+        return None
 
     def front(self) -> pd.DataFrame:
         """The trials that no other one beats in val accuracy, params and MACs at once, by falling accuracy."""
@@ -148,6 +158,19 @@ def list_studies(runs: Path | str = "runs") -> list[str]:
         if is_study_name(path.parent.name)
     }
     return [path.name for path in sorted(found, key=lambda path: found[path], reverse=True)]
+
+
+def known_choices(info: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """The options of every choice of a study's space (`info` is the study's); none when the space has changed since."""
+    space = get_space(info["space"]["name"])
+    return space.choices if space.digest == info["space"]["digest"] else {}
+
+
+def trial_frame(rows: Iterable[dict[str, Any]], choices: Iterable[str]) -> pd.DataFrame:
+    """The frame of `StudyRecords.trials` from its rows."""
+    columns = [*COLUMNS, *choices]
+    data = [[row.get(column) for column in columns] for row in rows]
+    return pd.DataFrame(data, columns=columns).astype({"trial": int})
 
 
 def trial_row(trial: FrozenTrial, choices: dict[str, tuple[Any, ...]], budget: int) -> dict[str, Any]:

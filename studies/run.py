@@ -20,9 +20,10 @@ from rich.table import Table
 
 from search_space.complexity import parse_input
 from search_space.errors import UserError, open_console, run_command, unknown
-from studies.analysis import hypervolume_course, hypervolume_of
+from studies.analysis import clips_seen, hypervolume_course, hypervolume_of
 from studies.candidates import SAMPLERS
-from studies.charts import duration, front_figure, write_html
+from studies.charts import duration, write_html
+from studies.fronts import front_figure
 from studies.interrupts import interrupt
 from studies.records import StudyRecords
 from studies.search import Search, SearchOptions, Told
@@ -302,15 +303,14 @@ def _summary(search: Search, records: StudyRecords, seconds: float) -> dict[str,
     trials = records.trials()
     info = records.info
     front = records.front()
-    counted = trials[trials["state"].isin(["complete", "stopped"])]
-    clips = int(counted["clips"].sum())
+    clips, saved = clips_seen(trials, info["budget"])
     course = hypervolume_course(trials, info["reference_point"])
     return {
         "study": records.name,
         "data": {key: info["data"][key] for key in ("name", "synthetic", "counts", "digest", "fold")},
         "trials": {str(state): int(number) for state, number in trials["state"].value_counts().items()},
         "clips_seen": clips,
-        "clips_saved": len(counted) * info["budget"] - clips,
+        "clips_saved": saved,
         "halving": info.get("halving"),
         "budget": info["budget"],
         "input": info["input"],

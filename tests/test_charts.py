@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from studies import charts
+from studies import charts, fronts
 from trainers.runs import Predictions
 
 
@@ -44,7 +44,7 @@ def test_quantities_have_three_figures_and_a_prefix():
 
 @pytest.mark.parametrize("x", charts.COSTS)
 def test_front_figure_draws_complete_trials_once_with_their_numbers(trials, x):
-    figure = charts.front_figure(trials, x, title="Front")
+    figure = fronts.front_figure(trials, x, title="Front")
     others, front, presets = clickable(figure)
     assert others.customdata == ([3],)
     assert front.customdata == ([0], [1], [2])
@@ -57,39 +57,39 @@ def test_front_figure_draws_complete_trials_once_with_their_numbers(trials, x):
 
 
 def test_the_staircase_joins_the_best_up_to_each_cost(trials):
-    line = charts.front_figure(trials, "params").data[0]
+    line = fronts.front_figure(trials, "params").data[0]
     assert line.line.shape == "hv"
     assert (list(line.x), list(line.y)) == ([10_000, 20_000, 40_000], pytest.approx([70, 80, 90]))
     # At MACs the best is the second cheapest; its level is drawn on to the dearest.
-    line = charts.front_figure(trials, "macs").data[0]
+    line = fronts.front_figure(trials, "macs").data[0]
     assert (list(line.x), list(line.y)) == ([10**7, 10**8, 10**9], pytest.approx([80, 90, 90]))
 
 
 def test_marker_size_is_the_other_cost(trials):
-    _, front, _ = clickable(charts.front_figure(trials, "params"))
+    _, front, _ = clickable(fronts.front_figure(trials, "params"))
     assert front.marker.size == pytest.approx((8.0, 16.0, 24.0))  # 10^7, 10^8, 10^9 MACs
-    assert "MACs" in charts.front_figure(trials, "params").layout.legend.title.text
+    assert "MACs" in fronts.front_figure(trials, "params").layout.legend.title.text
 
 
 def test_hover_says_who_a_point_is_and_never_runs_what_it_says(trials):
     trials.loc[1, "architecture"] = "<img src=x onerror=alert(1)>"
-    _, front, _ = clickable(charts.front_figure(trials))
+    _, front, _ = clickable(fronts.front_figure(trials))
     assert front.hovertext[0] == "<b>trial 0 · dssdn-large</b><br>dssdn_c8<br>80.0 % · 20.0 k params · 10.0 M MACs"
     assert "<img" not in front.hovertext[1]
 
 
 def test_synthetic_data_is_called_so(trials):
-    assert charts.front_figure(trials, title="Front", synthetic=True).layout.title.text == "Front · synthetic data"
+    assert fronts.front_figure(trials, title="Front", synthetic=True).layout.title.text == "Front · synthetic data"
     assert charts.curve_figure([], synthetic=True).layout.title.text == "synthetic data"
     assert (
         charts.confusion_figure(make_predictions([0, 1], [0, 1]), ["a", "b", "c"], synthetic=True).layout.title.text
         == "synthetic data"
     )
-    assert not charts.front_figure(trials).layout.title.text
+    assert not fronts.front_figure(trials).layout.title.text
 
 
 def test_a_marked_trial_is_selected_in_every_trace(trials):
-    others, front, presets = clickable(charts.front_figure(trials, marked=1))
+    others, front, presets = clickable(fronts.front_figure(trials, marked={1}))
     assert [others.selectedpoints, front.selectedpoints, presets.selectedpoints] == [(), (1,), ()]
 
 
@@ -97,7 +97,7 @@ def test_a_marked_trial_is_selected_in_every_trace(trials):
     ("macs", "labels"), [([10**6, 10**8], {"2 M", "50 M", "100 M"}), ([10**8, 3 * 10**8], {"100 M", "300 M"})]
 )
 def test_the_cost_axis_has_round_labels(trials, macs, labels):
-    axis = charts.front_figure(trials[:2].assign(macs=macs), "macs").layout.xaxis
+    axis = fronts.front_figure(trials[:2].assign(macs=macs), "macs").layout.xaxis
     assert labels <= set(axis.ticktext)
     assert axis.tickvals[0] <= macs[0]
     assert axis.tickvals[-1] >= macs[1]
@@ -105,7 +105,7 @@ def test_the_cost_axis_has_round_labels(trials, macs, labels):
 
 @pytest.mark.parametrize("rows", [0, 1])
 def test_front_figure_of_few_trials(trials, rows):
-    figure = charts.front_figure(trials[:rows])
+    figure = fronts.front_figure(trials[:rows])
     assert sum(len(trace.x) for trace in clickable(figure)) == 2 * rows
     assert bool(figure.layout.annotations) == (rows == 0)
 
@@ -138,7 +138,7 @@ def test_confusion_is_per_cent_of_the_true_class():
 
 def test_a_written_figure_needs_no_network(trials, tmp_path):
     path = tmp_path / "study" / "front.html"
-    charts.write_html(charts.front_figure(trials), path)
+    charts.write_html(fronts.front_figure(trials), path)
     page = path.read_text("utf-8")
     assert "<script src=" not in page
     assert '"showSendToCloud": false' in page

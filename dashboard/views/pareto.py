@@ -5,27 +5,57 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from dashboard.choice import chosen_trial
-from dashboard.front import show_front, show_list
-from dashboard.network import show_network
+from dashboard.cards import show_cards
+from dashboard.choice import chosen_trial, chosen_trials, pick
+from dashboard.filters import show_filters
+from dashboard.front import AXES, VIEWS, show_front_table, show_networks, show_table
 from dashboard.page import show_page
 from dashboard.parts import part
-from dashboard.reading import trained_rows
-from studies.records import StudyRecords
+from dashboard.reading import KeptStudy, rows_of
+from studies.analysis import front
+from studies.records import known_choices
 
 
-def show_pareto(study: StudyRecords, trials: pd.DataFrame) -> None:
-    """The plot, the table beneath it, and the network that is chosen."""
-    trained = trained_rows(trials)
-    if not trained:
-        st.info("No network is trained yet. Reload this page in a minute.", icon=":material/hourglass_top:")
+def show_pareto(study: KeptStudy, trials: pd.DataFrame) -> None:
+    """The plot, what is chosen in it beside it, and the table beneath."""
+    scored = trials[trials["state"].isin(["complete", "stopped"])]
+    if scored.empty:
+        st.info("No network has been scored yet. The Study page shows how far it is.", icon=":material/hourglass_top:")
         return
-    trial = chosen_trial(trained)
-    show_front(study.name, trials, study.info["data"]["synthetic"], trial)
-    show_list(trained, trial)
-    if trial is not None:
-        with part():
-            show_network(study, trained[trial])
+    choices = known_choices(study.info)
+    best = front(trials)
+    on_front = {int(number) for number in best["trial"]}
+    axis, views, by, chosen_by = st.columns([2, 3, 2, 2], vertical_alignment="bottom")
+    with axis:
+        x = pick("x", "Cost", AXES)
+    with views:
+        view = pick("view", "View", VIEWS)
+    with by:
+        names = {"front": "the front", **{name: name.replace("_", " ") for name in choices}}
+        colour = pick("colour", "Colour by", names, in_a_list=True)
+    with chosen_by:
+        filters = show_filters(scored, choices)
+    mask = filters.mask(trials)
+    shown = trials[mask] if len(filters.text) else trials
+
+    known = {int(number) for number in scored["trial"]}
+    trial, several = chosen_trial(known), chosen_trials(known)
+    chosen = set(several) | ({trial} if trial is not None else set())
+    plotted, beside = st.columns([5, 3], gap="medium")
+    with plotted, part():
+        show_networks(study, shown, on_front, x, view, None if colour == "front" else colour, chosen)
+    with beside, part():
+        if chosen:
+            order = [*([trial] if trial is not None and trial not in several else []), *several]
+            rows = rows_of(scored[scored["trial"].isin(chosen)])
+            show_cards(study, [rows[number] for number in order], on_front)
+        else:
+            st.subheader("The front", anchor=False)
+            show_front_table(best[best["trial"].isin(shown["trial"])], f"front-{study.name}", chosen)
+            st.caption("Click a point to open the network here; take the lasso for several.")
+    with part():
+        listed = shown[shown["state"].isin(["complete", "stopped", "over_cap", "failed"])]
+        show_table(study, listed, on_front, chosen)
 
 
 show_page("Pareto", show_pareto)
