@@ -14,6 +14,7 @@ from dashboard.filters import score
 from dashboard.reading import KeptStudy
 from studies.charts import CONFIG, per_cent, quantity
 from studies.fronts import caps_of, front_figure, parallel_figure, space_figure
+from studies.jobs import retrained
 from studies.published import published_on
 from studies.records import known_choices
 
@@ -35,7 +36,9 @@ def show_networks(
     if view == "plot":
         selection = _selection(key)
         marked = _marked(key, _numbers(selection), chosen)
-        figure = _plot(what, x, colour, tuple(sorted(marked)), study, trials, on_front)
+        again, full = study.confirmed(), retrained(study)
+        results = (tuple(again.get("written", ())), tuple(full["run"]))
+        figure = _plot(what, x, colour, tuple(sorted(marked)), results, study, trials, on_front, again, full)
         st.plotly_chart(
             figure,
             key=key,
@@ -141,11 +144,14 @@ def _plot(
     x: str,
     colour: str | None,
     marked: tuple[int, ...],
+    results: tuple[Any, ...],
     _study: KeptStudy,
     _trials: pd.DataFrame,
     _front: set[int],
+    _confirmed: pd.DataFrame,
+    _retrained: pd.DataFrame,
 ) -> go.Figure:
-    confirmed = _study.confirmed()
+    confirmed = _confirmed
     known = _trials.set_index("trial")[["params", "macs"]]
     shown = confirmed[confirmed["trial"].isin(known.index)].reset_index(drop=True)
     costs = known.loc[shown["trial"]].reset_index(drop=True)
@@ -158,6 +164,7 @@ def _plot(
         caps=caps_of(_study.info),
         published=published_on(_study.info["data"]),
         confirmed=shown.assign(params=costs["params"], macs=costs["macs"]),
+        retrained=_retrained[_retrained["trial"].isin(known.index)],
         front=_front,
     )
 

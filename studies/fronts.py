@@ -71,6 +71,7 @@ def front_figure(
     caps: Sequence[Cap] = (),
     published: Sequence[Mark] = (),
     confirmed: pd.DataFrame | None = None,
+    retrained: pd.DataFrame | None = None,
     front: Collection[int] | None = None,
 ) -> go.Figure:
     """Validation accuracy (per cent) against `x` ('params' or 'macs', log axis) of the networks that were scored, the front drawn.
@@ -79,7 +80,7 @@ def front_figure(
     of the study); the staircase joins the best accuracy reached up to each value of `x`. Networks that were stopped early are hollow, at the
     accuracy of their last rung, which is not what they would have reached. Those over a cap and those that failed stand on the floor.
     Presets carry a diamond and their name, `published` networks a star, `confirmed` ones (`StudyRecords.confirmed`) a square at the mean of the new
-    seeds with its interval. `colour` is a choice of the space; then the front's networks are the opaque ones. `customdata` is [trial number];
+    seeds with its interval, fully `retrained` ones (`studies.jobs.retrained`) a triangle at the mean of their seeds. `colour` is a choice of the space; then the front's networks are the opaque ones. `customdata` is [trial number];
     `marked` are drawn as selected.
     """
     other = next(cost for cost in COSTS if cost != x)
@@ -127,7 +128,7 @@ def front_figure(
             **label,
         )
     )
-    for trace in (_confirmed(confirmed, x), _published(published, x)):
+    for trace in (_confirmed(confirmed, x), _retrained(retrained, x), _published(published, x)):
         if trace is not None:
             figure.add_trace(trace)
     if marked:
@@ -445,6 +446,32 @@ def _confirmed(confirmed: pd.DataFrame | None, x: str) -> go.Scatter | None:
             for trial, architecture, m, b, t in zip(
                 confirmed["trial"], confirmed["architecture"], mean, low, high, strict=True
             )
+        ],
+        hovertemplate="%{hovertext}<extra></extra>",
+    )
+
+
+def _retrained(retrained: pd.DataFrame | None, x: str) -> go.Scatter | None:
+    """A point for every network, recipe and length: the mean of its seeds' val accuracy, with the deviation between them where there are several."""
+    if retrained is None or retrained.dropna(subset=["val_accuracy"]).empty:
+        return None
+    by = ["trial", "recipe", "epochs", "architecture", x]
+    found = retrained.groupby(by)[["val_accuracy", "test_accuracy"]].agg(["mean", "std", "count"])
+    val, test, number = found["val_accuracy"], found["test_accuracy"]["mean"], found["val_accuracy"]["count"]
+    spread = 100 * val["std"].fillna(0.0)
+    rows = [dict(zip(by, key, strict=True)) for key in found.index]
+    return go.Scatter(
+        x=[row[x] for row in rows],
+        y=(100 * val["mean"]).tolist(),
+        error_y={"type": "data", "array": spread.tolist(), "color": VERMILLION, "thickness": 1.5},
+        name=f"retrained fully ({len(rows):,})",
+        mode="markers",
+        marker={"color": VERMILLION, "symbol": "triangle-up", "size": 11},
+        customdata=[[int(row["trial"])] for row in rows],
+        hovertext=[
+            f"<b>trial {row['trial']}, retrained</b><br>{html.escape(row['architecture'])}<br>{html.escape(row['recipe'])}, {row['epochs']} epochs, "
+            f"{seeds} seed{'s' * (seeds > 1)}: val {per_cent(mean)}, test {per_cent(tested)}"
+            for row, seeds, mean, tested in zip(rows, number, val["mean"], test, strict=True)
         ],
         hovertemplate="%{hovertext}<extra></extra>",
     )

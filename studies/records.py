@@ -101,7 +101,9 @@ class StudyRecords:
         if not found:
             return pd.DataFrame(columns=["trial", "architecture", "study_val", "val_mean"])
         latest = max(found, key=lambda report: report["written"])
-        return pd.DataFrame(latest["networks"]).assign(recipe=latest["recipe"], budget=latest["budget"])
+        return pd.DataFrame(latest["networks"]).assign(
+            recipe=latest["recipe"], budget=latest["budget"], written=latest["written"]
+        )
 
     def run(self, trial: int) -> Run:
         """The folder of a trial's training; fetched from the artifact store when another machine trained it.
