@@ -11,6 +11,7 @@ import streamlit as st
 
 from dashboard.choice import MOST_TRIALS, choose_trial, choose_trials
 from dashboard.filters import score
+from dashboard.parts import part
 from dashboard.reading import KeptStudy
 from studies.charts import CONFIG, per_cent, quantity
 from studies.fronts import caps_of, front_figure, parallel_figure, space_figure
@@ -36,7 +37,7 @@ def show_networks(
     if view == "plot":
         selection = _selection(key)
         marked = _marked(key, _numbers(selection), chosen)
-        again, full = study.confirmed(), retrained(study)
+        again, full = _confirmed_by(study), retrained(study)
         results = (tuple(again.get("written", ())), tuple(full["run"]))
         figure = _plot(what, x, colour, tuple(sorted(marked)), results, study, trials, on_front, again, full)
         st.plotly_chart(
@@ -136,6 +137,14 @@ def show_list(trained: dict[int, dict[Any, Any]], trial: int | None) -> None:
         on_change=lambda: choose_trial(st.session_state["network"]),
         placeholder="choose a network, or type a part of its notation",
     )
+
+
+def _confirmed_by(study: KeptStudy) -> pd.DataFrame:
+    """What `studies.confirm` found; a report that can not be read is said to be so, and leaves the plot without it."""
+    found = pd.DataFrame(columns=["trial"])
+    with part():
+        found = study.confirmed()
+    return found
 
 
 @st.cache_resource(max_entries=24, show_spinner=False)

@@ -267,7 +267,7 @@ def importance_figure(of: Mapping[str, Any], title: str = "", synthetic: bool = 
     figure.update_xaxes(title="importance (PED-ANOVA, shares of 1)", rangemode="tozero")
     figure.update_yaxes(type="category", automargin=True, showgrid=False)
     figure.update_layout(
-        _layout(" · ".join(filter(None, (title, "observational, no experiment"))), synthetic),
+        layout(" · ".join(filter(None, (title, "observational, no experiment"))), synthetic),
         height=170 + 24 * len(known),
         legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 1, "xanchor": "right"},
     )
@@ -292,7 +292,7 @@ def fidelity_figure(report: Mapping[str, Any], title: str = "", synthetic: bool 
     figure = go.Figure(points)
     figure.update_xaxes(title=f"after {report['study_budget']:,} clips (% val accuracy)", ticksuffix=" %")
     figure.update_yaxes(title=f"after {report['budget']:,} clips (% val accuracy)", ticksuffix=" %")
-    figure.update_layout(_layout(title, synthetic), showlegend=False, hovermode="closest")
+    figure.update_layout(layout(title, synthetic), showlegend=False, hovermode="closest")
     return figure
 
 

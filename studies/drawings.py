@@ -20,7 +20,7 @@ from plotly.subplots import make_subplots
 from search_space.architecture import Architecture, Block
 from search_space.complexity import Cost, count, cut, eca_kernel, pool_after
 from search_space.errors import UserError
-from studies.charts import BLUE, GREEN, GREY, VERMILLION, _layout, quantity
+from studies.charts import BLUE, GREEN, GREY, VERMILLION, layout, quantity
 
 _WIDTH, _LEFT, _RIGHT, _RAIL = 420, 8, 384, 406
 _ROW = 21  # height of one operator's box
@@ -73,7 +73,7 @@ def cost_figure(parts: pd.DataFrame, title: str = "", synthetic: bool = False) -
             title=name, range=[0, end], showticklabels=False, showgrid=False, zeroline=False, col=column
         )
     figure.update_yaxes(autorange="reversed", showgrid=False)
-    figure.update_layout(_layout(title, synthetic), showlegend=False, bargap=0.35, dragmode=False)
+    figure.update_layout(layout(title, synthetic), showlegend=False, bargap=0.35, dragmode=False)
     return figure
 
 
@@ -365,5 +365,5 @@ def logmel_figure(
             x=1, xref="paper", xanchor="right", y=place, yanchor="bottom", text=f"{of}, {side}", showarrow=False,
             font={"color": "#ffffff", "size": 12}, bgcolor="rgba(17,23,30,0.72)", borderpad=2,
         )  # fmt: skip
-    figure.update_layout(_layout(title, synthetic), dragmode=False)
+    figure.update_layout(layout(title, synthetic), dragmode=False)
     return figure
