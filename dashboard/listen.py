@@ -102,6 +102,7 @@ def show_try(study: StudyRecords, row: dict[Any, Any]) -> None:
     )
     heard = st.session_state.setdefault("heard", {})
     if uploaded is None:
+        _forget(heard)
         return
     asked = (study.name, trial, uploaded.file_id)
     if heard.get("asked") != asked:

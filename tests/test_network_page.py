@@ -17,7 +17,7 @@ from optuna.trial import TrialState, create_trial
 from pages import ROOT, main_module_is_given_back, metrics, page, runs, texts
 from streamlit.testing.v1 import AppTest
 
-from studies import open_study
+from studies import answers, open_study
 from studies.storage import open_storage
 from trainers.runs import Predictions, Run
 
@@ -75,13 +75,28 @@ class TestStructure:
         [image] = app.get("image")
         assert "image/svg+xml" in image.proto.imgs[0].url
 
+    def test_a_single_network_has_all_sections(self, page, runs):
+        study = study_of(runs)
+        one = optuna.create_study(study_name="one", storage=open_storage(runs / "one"), directions=study.directions)
+        for name, value in study.user_attrs.items():
+            one.set_user_attr(name, value)
+        one.add_trial(study.trials[0])
+        shutil.copytree(runs / "tiny" / "trials" / "00000", runs / "one" / "trials" / "00000")
+        for name in ("Structure", "Accuracy", "Listen", "Try", "Neighbours", "Take it along"):
+            app = page("network", study="one", trial="0")
+            app.session_state["section"] = name
+            app.run()
+            assert not app.exception
+            assert not app.warning
+        assert "trial 0" in str(page("retrain", study="one", trial="0").multiselect(key="networks").options)
+
     def test_without_a_trained_network_it_says_so(self, page, runs, tmp_path):
         shutil.copytree(runs / "tiny", tmp_path / "other" / "tiny")
         study = study_of(tmp_path / "other")
         fresh = optuna.create_study(
             study_name="empty",
             storage=open_storage(tmp_path / "other" / "empty"),
-            directions=["maximize", "minimize", "minimize"],
+            directions=study.directions,
         )
         for name, value in study.user_attrs.items():
             fresh.set_user_attr(name, value)
@@ -289,6 +304,19 @@ class TestTakingAlong:
         app = section("Take it along")
         assert not app.exception
         assert app.button(key="export")
+
+    @pytest.mark.slow
+    def test_onnx_and_card_are_made_by_a_process_and_handed_out(self, section, runs):
+        app = section("Take it along").button(key="export").click().run()
+        folder = runs / "tiny" / "trials" / "00001" / "export" / "job"
+        end = time.monotonic() + 120
+        while answers.look(folder).name == "running":
+            assert time.monotonic() < end, "waited for too long"
+            time.sleep(0.5)
+        app = section("Take it along")
+        assert not app.exception
+        labels = [button.label for button in app.get("download_button")]
+        assert labels == ["Weights (safetensors)", "ONNX", "Model card"]
 
     def test_a_torn_run_leaves_the_files(self, section, runs):
         (runs / "tiny" / "trials" / "00001" / "run.json").write_text("{")
