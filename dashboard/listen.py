@@ -40,10 +40,11 @@ def show_listen(study: StudyRecords, row: dict[Any, Any]) -> None:
     )
     clips = _open_clips(json.dumps(data))
     shown = found if st.session_state.get("all-mistakes") else found[:_SHOWN]
-    for mistakes in (shown[i : i + 2] for i in range(0, len(shown), 2)):
-        for column, mistake in zip(st.columns(2, gap="large"), mistakes, strict=False):
-            with column, part():
-                _show_mistake(study, row, clips, mistake)
+    for first in range(0, len(shown), 2):
+        for place, column in enumerate(st.columns(2, gap="large"), start=first):
+            if place < len(shown):
+                with column, part():
+                    _show_mistake(study, row, clips, shown[place], place)
     if len(found) > _SHOWN:
         st.toggle(f"Show {len(found)}", key="all-mistakes")
 
@@ -54,7 +55,7 @@ def _open_clips(record: str) -> Clips:
     return Clips(json.loads(record))
 
 
-def _show_mistake(study: StudyRecords, row: Mapping[Any, Any], clips: Clips, mistake: Mistake) -> None:
+def _show_mistake(study: StudyRecords, row: Mapping[Any, Any], clips: Clips, mistake: Mistake, place: int) -> None:
     data = study.info["data"]
     st.text(
         f"Said {mistake.said} ({per_cent(mistake.confidence)}), right is {mistake.truth} ({per_cent(mistake.right)})"
@@ -80,9 +81,7 @@ def _show_mistake(study: StudyRecords, row: Mapping[Any, Any], clips: Clips, mis
             synthetic=data["synthetic"],
             dark=st.context.theme.type == "dark",
         )
-        st.plotly_chart(
-            figure, key=f"logmel-{mistake.filename}", config=CONFIG, height=260, alt=f"log-mel of {mistake.filename}"
-        )
+        st.plotly_chart(figure, key=f"logmel-{place}", config=CONFIG, height=260, alt=f"log-mel of {mistake.filename}")
 
 
 def show_try(study: StudyRecords, row: dict[Any, Any]) -> None:

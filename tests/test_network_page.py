@@ -248,6 +248,20 @@ class TestListen:
         assert TORN in texts(app)
         assert metrics(app)["Parameters"]
 
+    def test_a_clip_that_stands_there_twice_is_shown_twice(self, section, runs):
+        said = Run(runs / "tiny" / "trials" / "00001").predictions("val")
+        rewrite_val(
+            runs,
+            probabilities_NK=np.roll(np.eye(3, dtype=np.float32)[said.labels_N], 1, axis=1),
+            filenames=[self.filename] * len(said.labels_N),
+        )
+        app = section("Listen")
+        assert not app.exception
+        assert len(app.get("audio")) == 4
+        app = app.toggle(key="all-mistakes").set_value(True).run()
+        assert not app.exception
+        assert len(app.get("audio")) == len(said.labels_N)
+
     def test_without_mistakes_there_is_nothing_to_hear(self, section, runs):
         said = Run(runs / "tiny" / "trials" / "00001").predictions("val")
         rewrite_val(runs, probabilities_NK=np.eye(3, dtype=np.float32)[said.labels_N])

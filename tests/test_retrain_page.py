@@ -82,6 +82,13 @@ class TestForm:
         assert "1 of 1 is in the list below already" in texts(app)
         assert app.button(key="retrain").disabled
 
+    def test_a_torn_trial_can_be_asked_for_without_a_guess(self, page, runs):
+        (runs / "tiny" / "trials" / "00001" / "run.json").write_text("{")
+        app = page("retrain", study="tiny", trial="1")
+        assert not app.exception
+        assert "how long that takes is not known" in texts(app)
+        assert not app.button(key="retrain").disabled
+
     def test_failed_trials_are_not_offered(self, page, runs):
         study = optuna.load_study(study_name="tiny", storage=open_storage(runs / "tiny"))
         study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"architecture": "<b>x</b>", "error": "x"}))
