@@ -57,11 +57,11 @@ def _open_clips(record: str) -> Clips:
 
 def _show_mistake(study: StudyRecords, row: Mapping[Any, Any], clips: Clips, mistake: Mistake, place: int) -> None:
     data = study.info["data"]
-    st.text(
-        f"Said {mistake.said} ({per_cent(mistake.confidence)}), right is {mistake.truth} ({per_cent(mistake.right)})"
-    )
     recorder = f" · recorder {mistake.recorder}" if mistake.recorder else ""
-    st.text(f"{mistake.filename}{recorder}")
+    st.text(
+        f"Said {mistake.said} ({per_cent(mistake.confidence)}), right is {mistake.truth} ({per_cent(mistake.right)})\n"
+        f"{mistake.filename}{recorder}"
+    )
     with part():
         waveform_N, sample_rate = clips.sound(mistake.filename)
         st.audio(waveform_N, sample_rate=sample_rate)

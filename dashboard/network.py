@@ -19,6 +19,7 @@ from studies.mistakes import accuracy_by_recorder, accuracy_by_scene, val_predic
 from studies.neighbours import nearest
 from studies.records import StudyRecords
 
+_ROWS = 12  # of a table that is shown whole
 _SECTIONS = ("Structure", "Accuracy", "Listen", "Try", "Neighbours", "Take it along")
 
 
@@ -113,7 +114,7 @@ def _show_shares(kind: str, shares: pd.DataFrame) -> None:
         "clips": st.column_config.NumberColumn("Clips", width=70),
         "accuracy": st.column_config.ProgressColumn("Accuracy", format="percent", min_value=0, max_value=1),
     }
-    height = min(400, 38 + 35 * len(shares))
+    height: Any = "content" if len(shares) <= _ROWS else 400
     st.dataframe(shares, key=f"by-{kind}", hide_index=True, column_config=columns, height=height)
 
 

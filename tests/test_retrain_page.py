@@ -145,6 +145,20 @@ class TestJobs:
         assert "queued" not in texts(app)
         assert jobs.queued(runs) == []
 
+    def test_a_resumption_waits_for_its_turn_and_a_second_tab_sees_it(self, page, runs):
+        me = psutil.Process()
+        retraining(runs, trial=1, state="running", pid=me.pid, pid_started=me.create_time())
+        retraining(runs, trial=2, state="interrupted")
+        app = page("retrain", study="tiny").button(key="resume-00002-strong-e60-s0").click().run()
+        assert not app.exception
+        other = page("retrain", study="tiny")
+        assert [job.trial for job in jobs.queued(runs)] == [2]
+        for tab in (app, other):
+            assert "queued" in texts(tab)
+            assert tab.button(key="cancel-00002-strong-e60-s0")
+        other.button(key="cancel-00002-strong-e60-s0").click().run()
+        assert "cancelled" in texts(app.run())
+
     @pytest.mark.parametrize("text", ["{", '{"state": "dancing"}', '{"state": "running", "epoch": []}', "[" * 100_000])
     @pytest.mark.parametrize("name", ["status.json", "job.json"])
     def test_a_torn_one_is_corrupt_and_the_others_are_shown(self, page, runs, text, name):
