@@ -242,6 +242,11 @@ def job_of(run: Run) -> Job:
     return Job(study.name, study.parent, int(trial), recipe, int(epochs), int(seed))
 
 
+def is_retraining(run: Run) -> bool:
+    """Whether the run's folder is that of a retraining that a study's trial can have, not a trial's own."""
+    return _FOLDER.fullmatch(run.path.name) is not None
+
+
 def retrainings(study: StudyRecords, trial: int) -> list[Job]:
     """Every retraining of a trial's network, by whomever it was started, even if only just; the latest first."""
     return [job for job in all_retrainings(study) if job.trial == trial]

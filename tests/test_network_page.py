@@ -18,6 +18,7 @@ from pages import ROOT, main_module_is_given_back, metrics, page, runs, texts
 from streamlit.testing.v1 import AppTest
 
 from studies import answers, open_study
+from studies.jobs import Job
 from studies.storage import open_storage
 from trainers.runs import Predictions, Run
 
@@ -278,6 +279,33 @@ class TestNeighbours:
         assert set(found["trial"]) == {0, 2, 3}
         assert "→" in found["what"][0]
         assert (found["changes"].diff().dropna() >= 0).all()
+
+
+def retrained(runs: Path) -> Run:
+    """A finished retraining of trial 1, as far as the page reads it: what the search's own training left, with test scores."""
+    run = Job("tiny", runs, trial=1, recipe="short", epochs=2).run
+    shutil.copytree(runs / "tiny" / "trials" / "00001", run.path)
+    run.write_json("run.json", run.config | {"kind": "retrain", "epochs": 2, "train_input": run.config["input"]})
+    run.write_json("scores.json", {"accuracy": 0.75})
+    run.write_status("finished", epoch=2, epochs=2)
+    return run
+
+
+class TestWeights:
+    def test_those_of_a_retraining_can_be_looked_at(self, section, runs):
+        run = retrained(runs)
+        for name in ("Accuracy", "Listen", "Try", "Take it along"):
+            app = section(name)
+            assert app.selectbox(key="weights-of-tiny-1").options[1].endswith("2 epochs, seed 0 (test 75.0 %)")
+            app = app.selectbox(key="weights-of-tiny-1").set_value(run.path.name).run()
+            assert not app.exception
+            assert not app.warning
+        assert "load_model(Run(" in texts(app)
+        assert "--epochs 2 --recipe short" in texts(app)
+
+    def test_without_a_retraining_there_is_no_choice(self, page):
+        app = page("network", study="tiny", trial="1")
+        assert "weights-of-tiny-1" not in [box.key for box in app.selectbox]
 
 
 class TestTakingAlong:
