@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,8 @@ from studies.estimates import Estimate, estimate
 from studies.jobs import Job, State
 from studies.records import StudyRecords
 
-_ACTIVE_S, _IDLE_S = 2, 10  # between two looks at the jobs
+# Seconds between two looks at the jobs: while one is about to change, while one trains (it says where it is every 5 s), else.
+_CHANGING_S, _TRAINING_S, _IDLE_S = 2, 5, 10
 _MOST_LISTED, _MOST_OFFERED, _MOST_SEEDS = 30, 500, 10
 _BADGES: dict[str, tuple[str, Literal["blue", "green", "gray", "orange", "red", "violet"], str]] = {
     "queued": ("queued", "violet", ":material/hourglass_empty:"),
@@ -47,7 +49,9 @@ def show_retraining(study: StudyRecords, trained: dict[int, dict[Any, Any]], tri
     found = sorted(jobs.all_retrainings(study), key=lambda job: job.trial not in trials)
     looks = {job.run.path.name: jobs.state(job.run).name for job in found}
     live = [job for job in found if looks[job.run.path.name] in _LIVE]
-    st.fragment(_show_live, run_every=_ACTIVE_S if live else _IDLE_S)(study, live, trials, looks)
+    trains, changes = "running" in looks.values(), "starting" in looks.values()
+    every_s = _CHANGING_S if changes or (live and not trains) else _TRAINING_S if trains else _IDLE_S
+    st.fragment(_show_live, run_every=every_s)(study, live, trials, looks)
     _show_ended(study, [job for job in found if job not in live], trials)
     with part():
         _show_results(study)
@@ -227,8 +231,17 @@ def _show_scores(job: Job, synthetic: bool) -> None:
         with column:
             _show_shares(kind, shares, f"{kind}-{job.run.path.name}")
     if rows:
-        figure = curve_figure(rows, synthetic=synthetic)
+        figure = _curve(str(job.run.path), len(rows), json.dumps(rows[-1]), synthetic, rows)
         last.plotly_chart(figure, key=f"figure-{job.run.path.name}", config=CONFIG, height=360)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _curve(folder: str, n_rows: int, last_row: str, synthetic: bool, _rows: list[dict[str, Any]]) -> Any:
+    """The figure of a run's curve, which is told by its last row; drawn once, for looking at it every other second would cost the training.
+
+    Measured: by hand, 53 ms of the processor for a figure, and that every few seconds while a page is open.
+    """
+    return curve_figure(_rows, synthetic=synthetic)
 
 
 def _show_totals(scores: dict[str, Any]) -> None:
