@@ -92,13 +92,13 @@ def _show_structure(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
         layers["shape"] = [" × ".join(map(str, shape)) for shape in layers["shape"]]
         layers["share"] = layers["macs"] / max(cost.macs, 1)
         columns = {
-            "name": st.column_config.TextColumn("Layer", width="medium"),
-            "kind": st.column_config.TextColumn("Kind"),
-            "shape": st.column_config.TextColumn("Output", help="channels × frames × mel bins"),
-            "params": st.column_config.NumberColumn("Parameters", format="localized"),
-            "macs": st.column_config.NumberColumn("MACs", format="localized"),
+            "name": st.column_config.TextColumn("Layer", width=165),
+            "kind": st.column_config.TextColumn("Kind", width=85),
+            "shape": st.column_config.TextColumn("Output", width=105, help="channels × frames × mel bins"),
+            "params": st.column_config.NumberColumn("Params", format="localized", width=65),
+            "macs": st.column_config.NumberColumn("MACs", format="localized", width=85),
             "share": st.column_config.ProgressColumn(
-                "Share of MACs", format="percent", max_value=float(layers["share"].max()) or 1.0
+                "Share", help="of the MACs", width=80, format="percent", max_value=float(layers["share"].max()) or 1.0
             ),
         }
         st.dataframe(layers, key="layers", hide_index=True, column_config=columns, height=420)

@@ -283,8 +283,10 @@ def _show_results(study: StudyRecords) -> None:
         macs=("macs", "first"),
         architecture=("architecture", "first"),
     ).sort_values("test", ascending=False)
-    for name in ("test", "test_sd", "val", "val_sd"):
+    for name in ("test", "val"):
         table[name] = (100 * table[name]).round(1)
+        spread = (100 * table[f"{name}_sd"]).round(1)
+        table[f"{name}_sd"] = ["" if math.isnan(sd) else f"± {sd:.1f}" for sd in spread]  # one seed has none
     columns = {
         "trial": st.column_config.NumberColumn("Trial", width=60),
         "recipe": st.column_config.TextColumn("Recipe", width=80),
@@ -293,15 +295,11 @@ def _show_results(study: StudyRecords) -> None:
         "test": st.column_config.NumberColumn(
             "Test", format="%.1f %%", width=80, help="mean accuracy on the test clips"
         ),
-        "test_sd": st.column_config.NumberColumn(
-            "± sd", format="%.1f", width=60, help="standard deviation over seeds, points"
-        ),
+        "test_sd": st.column_config.TextColumn("± sd", width=60, help="standard deviation over seeds, points"),
         "val": st.column_config.NumberColumn(
             "Val", format="%.1f %%", width=80, help="mean accuracy on the validation clips"
         ),
-        "val_sd": st.column_config.NumberColumn(
-            "± sd", format="%.1f", width=60, help="standard deviation over seeds, points"
-        ),
+        "val_sd": st.column_config.TextColumn("± sd", width=60, help="standard deviation over seeds, points"),
         "params": st.column_config.NumberColumn("Params", format="compact", width=70),
         "macs": st.column_config.NumberColumn("MACs", format="compact", width=70),
         "architecture": st.column_config.TextColumn("Network"),
