@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from search_space.errors import UserError
 from studies import answers
 from studies.charts import CONFIG, per_cent
 from studies.drawings import logmel_figure, mel_cuts
+from studies.jobs import is_retraining
 from studies.mistakes import Clips, Mistake, val_predictions, worst_mistakes
-from studies.records import StudyRecords
+from studies.records import Run, StudyRecords
 
 _SHOWN, _MORE = 4, 12
 _LARGEST_MB = 25
@@ -27,10 +27,10 @@ _ENDINGS = ("wav", "flac", "ogg", "mp3")
 _WAIT_S = 1
 
 
-def show_listen(study: StudyRecords, row: dict[Any, Any]) -> None:
+def show_listen(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
     """The validation clips that the network most surely took for something else, each with its sound and its log-mel."""
     data = study.info["data"]
-    found = worst_mistakes(val_predictions(study.run(int(row["trial"])), data["classes"]), data["classes"], _MORE)
+    found = worst_mistakes(val_predictions(run, data["classes"]), data["classes"], _MORE)
     if not found:
         st.caption("It has all validation clips right.")
         return
@@ -38,12 +38,14 @@ def show_listen(study: StudyRecords, row: dict[Any, Any]) -> None:
         "The validation clips that it most surely took for another class, the surest first. The dashed line is where the network cuts the "
         "mel axis."
     )
-    clips = _open_clips(json.dumps(data))
+    clips, architecture = _open_clips(json.dumps(data)), Architecture.parse(row["architecture"])
+    mels = study.info["input" if is_retraining(run) else "train_input"][1]
     shown = found if st.session_state.get("all-mistakes") else found[:_SHOWN]
-    for mistakes in (shown[i : i + 2] for i in range(0, len(shown), 2)):
-        for column, mistake in zip(st.columns(2, gap="large"), mistakes, strict=False):
-            with column, part():
-                _show_mistake(study, row, clips, mistake)
+    for first in range(0, len(shown), 2):
+        for place, column in enumerate(st.columns(2, gap="large"), start=first):
+            if place < len(shown):
+                with column, part():
+                    _show_mistake(study, architecture, mels, clips, shown[place], place)
     if len(found) > _SHOWN:
         st.toggle(f"Show {len(found)}", key="all-mistakes")
 
@@ -54,13 +56,16 @@ def _open_clips(record: str) -> Clips:
     return Clips(json.loads(record))
 
 
-def _show_mistake(study: StudyRecords, row: Mapping[Any, Any], clips: Clips, mistake: Mistake) -> None:
+def _show_mistake(
+    study: StudyRecords, architecture: Architecture, mels: int, clips: Clips, mistake: Mistake, place: int
+) -> None:
+    """One clip; `mels` is how many bins the network reads of it."""
     data = study.info["data"]
-    st.text(
-        f"Said {mistake.said} ({per_cent(mistake.confidence)}), right is {mistake.truth} ({per_cent(mistake.right)})"
-    )
     recorder = f" · recorder {mistake.recorder}" if mistake.recorder else ""
-    st.text(f"{mistake.filename}{recorder}")
+    st.text(
+        f"Said {mistake.said} ({per_cent(mistake.confidence)}), right is {mistake.truth} ({per_cent(mistake.right)})\n"
+        f"{mistake.filename}{recorder}"
+    )
     with part():
         waveform_N, sample_rate = clips.sound(mistake.filename)
         st.audio(waveform_N, sample_rate=sample_rate)
@@ -71,48 +76,48 @@ def _show_mistake(study: StudyRecords, row: Mapping[Any, Any], clips: Clips, mis
                 f"the log-mel of {mistake.filename} is not in the store (the file or the cache has changed since); any training on this "
                 f"data makes it again"
             )
-        architecture = Architecture.parse(row["architecture"])
         figure = logmel_figure(
             logmel_TF,
             data["front_end"],
-            mel_cuts(architecture, study.info["train_input"][1], logmel_TF.shape[1]),
+            mel_cuts(architecture, mels, logmel_TF.shape[1]),
             architecture.heavy,
             synthetic=data["synthetic"],
             dark=st.context.theme.type == "dark",
         )
-        st.plotly_chart(
-            figure, key=f"logmel-{mistake.filename}", config=CONFIG, height=260, alt=f"log-mel of {mistake.filename}"
-        )
+        st.plotly_chart(figure, key=f"logmel-{place}", config=CONFIG, height=260, alt=f"log-mel of {mistake.filename}")
 
 
-def show_try(study: StudyRecords, row: dict[Any, Any]) -> None:
+def show_try(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
     """A recording of one's own, and the scene that the network hears in it, by a process of its own."""
-    trial = int(row["trial"])
+    budget = (
+        "" if is_retraining(run) else "It was trained on a short budget, so it errs as often as its accuracy says. "
+    )
     st.caption(
         f"A recording of your own ({', '.join(_ENDINGS)}; up to {_LARGEST_MB} MB): which of its {study.info['n_classes']} classes does this network "
-        f"hear? It was trained on a short budget, so it errs as often as its accuracy says. The recording stays on this machine and is "
+        f"hear? {budget}The recording stays on this machine and is "
         f"deleted when it has been heard."
     )
     uploaded = st.file_uploader(
         "Recording",
         type=list(_ENDINGS),
         max_upload_size=_LARGEST_MB,
-        key=f"recording-{study.name}-{trial}",
+        key=f"recording-{study.name}-{run.path.name}",
         label_visibility="collapsed",
     )
     heard = st.session_state.setdefault("heard", {})
     if uploaded is None:
+        _forget(heard)
         return
-    asked = (study.name, trial, uploaded.file_id)
+    asked = (study.name, run.path.name, uploaded.file_id)
     if heard.get("asked") != asked:
         _forget(heard)
-        heard.update(asked=asked, folder=_ask(study, trial, uploaded.name, uploaded.getbuffer()))
+        heard.update(asked=asked, folder=_ask(run, uploaded.name, uploaded.getbuffer()))
     st.audio(uploaded)
     waiting = "answer" not in heard
     st.fragment(_show_answer, run_every=_WAIT_S if waiting else None)(heard, waiting)
 
 
-def _ask(study: StudyRecords, trial: int, name: str, content: memoryview) -> Path:
+def _ask(run: Run, name: str, content: memoryview) -> Path:
     """The folder of a prediction that has been started. Of the file's name its ending alone is used, if it is a known one."""
     ending = Path(name).suffix.lower().removeprefix(".")
     if ending not in _ENDINGS:
@@ -122,8 +127,10 @@ def _ask(study: StudyRecords, trial: int, name: str, content: memoryview) -> Pat
     folder = Path(tempfile.mkdtemp(prefix="dssdn-try-"))
     recording = folder / f"recording.{ending}"
     recording.write_bytes(content)
-    run = study.run(trial).path.resolve()
-    answers.ask(folder / "answer", ["-m", "trainers.predict", str(run), str(recording), "--device", "cpu", "--json"])
+    answers.ask(
+        folder / "answer",
+        ["-m", "trainers.predict", str(run.path.resolve()), str(recording), "--device", "cpu", "--json"],
+    )
     return folder
 
 

@@ -13,12 +13,14 @@ from dashboard.parts import part, show_text
 from dashboard.reading import read_trials
 from dashboard.taking import show_taking
 from search_space import Architecture, count, get_space
+from studies import jobs
 from studies.charts import CONFIG, confusion_figure, curve_figure, per_cent, quantity
 from studies.drawings import cost_by_part, cost_figure, network_svg
 from studies.mistakes import accuracy_by_recorder, accuracy_by_scene, val_predictions
 from studies.neighbours import nearest
-from studies.records import StudyRecords
+from studies.records import Run, StudyRecords
 
+_ROWS = 12  # of a table that is shown whole
 _SECTIONS = ("Structure", "Accuracy", "Listen", "Try", "Neighbours", "Take it along")
 
 
@@ -31,13 +33,31 @@ def show_network(study: StudyRecords, row: dict[Any, Any]) -> None:
     macs.metric("MACs", quantity(row["macs"]), help=f"{row['macs']:,.0f} multiply-accumulates for one clip")
     seconds.metric("Trained in", f"{row['seconds']:.0f} s")
     st.caption(" · ".join(_choices(study, row)))
+    run = _chosen_run(study, int(row["trial"]))
 
     sections = st.tabs(_SECTIONS, key="section", on_change="rerun")
     shows = (_show_structure, _show_accuracy, show_listen, show_try, _show_neighbours, show_taking)
     for section, show in zip(sections, shows, strict=True):
         if section.open:
             with section, part():
-                show(study, row)
+                show(study, row, run)
+
+
+def _chosen_run(study: StudyRecords, trial: int) -> Run:
+    """The training whose weights are looked at: the search's own, or a finished retraining, where there is one."""
+    rows = jobs.retrained(study)
+    known = {str(row["run"]): row for row in rows[rows["trial"] == trial].to_dict("records")}
+    if not known:
+        return study.run(trial)
+
+    def describe(name: str) -> str:
+        if not name:
+            return "of the search, after its short budget"
+        row = known[name]
+        return f"retrained: recipe {row['recipe']}, {row['epochs']} epochs, seed {row['seed']} (test {per_cent(row['test_accuracy'])})"
+
+    name = st.selectbox("Weights", ["", *known], format_func=describe, key=f"weights-of-{study.name}-{trial}")
+    return Run(study.path / "retrain" / name) if name else study.run(trial)
 
 
 def _choices(study: StudyRecords, row: dict[Any, Any]) -> list[str]:
@@ -48,7 +68,7 @@ def _choices(study: StudyRecords, row: dict[Any, Any]) -> list[str]:
     return [f"{name.replace('_', ' ')} **{value}**" for name, value in zip(names, values, strict=True)]
 
 
-def _show_structure(study: StudyRecords, row: dict[Any, Any]) -> None:
+def _show_structure(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
     """The diagram, and beside it what it costs by block and by layer."""
     frames, mels = study.info["input"]
     architecture, n_classes = Architecture.parse(row["architecture"]), study.info["n_classes"]
@@ -72,21 +92,21 @@ def _show_structure(study: StudyRecords, row: dict[Any, Any]) -> None:
         layers["shape"] = [" × ".join(map(str, shape)) for shape in layers["shape"]]
         layers["share"] = layers["macs"] / max(cost.macs, 1)
         columns = {
-            "name": st.column_config.TextColumn("Layer", width="medium"),
-            "kind": st.column_config.TextColumn("Kind"),
-            "shape": st.column_config.TextColumn("Output", help="channels × frames × mel bins"),
-            "params": st.column_config.NumberColumn("Parameters", format="localized"),
-            "macs": st.column_config.NumberColumn("MACs", format="localized"),
+            "name": st.column_config.TextColumn("Layer", width=165),
+            "kind": st.column_config.TextColumn("Kind", width=85),
+            "shape": st.column_config.TextColumn("Output", width=105, help="channels × frames × mel bins"),
+            "params": st.column_config.NumberColumn("Params", format="localized", width=65),
+            "macs": st.column_config.NumberColumn("MACs", format="localized", width=85),
             "share": st.column_config.ProgressColumn(
-                "Share of MACs", format="percent", max_value=float(layers["share"].max()) or 1.0
+                "Share", help="of the MACs", width=80, format="percent", max_value=float(layers["share"].max()) or 1.0
             ),
         }
         st.dataframe(layers, key="layers", hide_index=True, column_config=columns, height=420)
 
 
-def _show_accuracy(study: StudyRecords, row: dict[Any, Any]) -> None:
+def _show_accuracy(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
     """How it learned, what it confuses, and which scenes and recorders it knows."""
-    run, data = study.run(int(row["trial"])), study.info["data"]
+    data = study.info["data"]
     learned, confused = st.columns(2, gap="large")
     with learned, part("Learning curve"):
         figure = curve_figure(run.metrics(), synthetic=data["synthetic"])
@@ -113,11 +133,11 @@ def _show_shares(kind: str, shares: pd.DataFrame) -> None:
         "clips": st.column_config.NumberColumn("Clips", width=70),
         "accuracy": st.column_config.ProgressColumn("Accuracy", format="percent", min_value=0, max_value=1),
     }
-    height = min(400, 38 + 35 * len(shares))
+    height: Any = "content" if len(shares) <= _ROWS else 400
     st.dataframe(shares, key=f"by-{kind}", hide_index=True, column_config=columns, height=height)
 
 
-def _show_neighbours(study: StudyRecords, row: dict[Any, Any]) -> None:
+def _show_neighbours(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
     """The trained networks that differ in the fewest choices; a click opens one."""
     trial = int(row["trial"])
     found = nearest(read_trials(study), trial, get_space(study.info["space"]["name"]))

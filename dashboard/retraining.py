@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +14,15 @@ import streamlit as st
 
 from dashboard.choice import MOST_TRIALS, choose_trials
 from dashboard.parts import part, show_text
+from search_space.errors import UserError
 from studies import jobs
 from studies.charts import CONFIG, curve_figure, duration, per_cent, quantity
-from studies.estimates import estimate
+from studies.estimates import Estimate, estimate
 from studies.jobs import Job, State
 from studies.records import StudyRecords
 
-_ACTIVE_S, _IDLE_S = 2, 10  # between two looks at the jobs
+# Seconds between two looks at the jobs: while one is about to change, while one trains (it says where it is every 5 s), else.
+_CHANGING_S, _TRAINING_S, _IDLE_S = 2, 5, 10
 _MOST_LISTED, _MOST_OFFERED, _MOST_SEEDS = 30, 500, 10
 _BADGES: dict[str, tuple[str, Literal["blue", "green", "gray", "orange", "red", "violet"], str]] = {
     "queued": ("queued", "violet", ":material/hourglass_empty:"),
@@ -30,6 +34,7 @@ _BADGES: dict[str, tuple[str, Literal["blue", "green", "gray", "orange", "red", 
     "failed": ("failed", "red", ":material/error:"),
     "corrupt": ("corrupt record", "red", ":material/broken_image:"),
 }
+_LIVE = ("queued", "starting", "running")
 Looks = dict[str, str]
 """The state's name of every job by its folder's."""
 
@@ -41,9 +46,13 @@ def show_retraining(study: StudyRecords, trained: dict[int, dict[Any, Any]], tri
         with part():
             _show_form(study, trials)
     st.subheader("Jobs", anchor=False)
-    looks = _look(study)
-    busy = bool({"queued", "starting", "running"} & set(looks.values()))
-    st.fragment(_show_jobs, run_every=_ACTIVE_S if busy else _IDLE_S)(study, trials, looks)
+    found = sorted(jobs.all_retrainings(study), key=lambda job: job.trial not in trials)
+    looks = {job.run.path.name: jobs.state(job.run).name for job in found}
+    live = [job for job in found if looks[job.run.path.name] in _LIVE]
+    trains, changes = "running" in looks.values(), "starting" in looks.values()
+    every_s = _CHANGING_S if changes or (live and not trains) else _TRAINING_S if trains else _IDLE_S
+    st.fragment(_show_live, run_every=every_s)(study, live, trials, looks)
+    _show_ended(study, [job for job in found if job not in live], trials)
     with part():
         _show_results(study)
 
@@ -111,12 +120,15 @@ def _told(study: StudyRecords, wanted: Sequence[Job], new: Sequence[Job]) -> str
     if there := len(wanted) - len(new):
         words += f" {there} of {len(wanted)} {'is' if there == 1 else 'are'} in the list below already."
     if new:
-        guess = estimate(study, new)
         count = "1 training" if len(new) == 1 else f"{len(new)} trainings"
+        try:
+            guess = estimate(study, new)
+        except (KeyError, TypeError, ValueError):  # a torn record of a trial: no reason not to ask
+            guess = Estimate(math.nan, "")
         words += (
             f" **{count}: about {duration(guess.seconds)}**, estimated from {guess.basis}."
             if math.isfinite(guess.seconds)
-            else f" **{count}**; how long that takes is not known: nothing was timed."
+            else f" **{count}**; how long that takes is not known."
         )
     return words
 
@@ -129,64 +141,75 @@ def _devices() -> list[str]:
     return ["auto", "cpu", *(f"cuda:{number}" for number in found)]
 
 
-def _look(study: StudyRecords) -> Looks:
-    return {job.run.path.name: jobs.state(job.run).name for job in jobs.all_retrainings(study)}
-
-
-def _show_jobs(study: StudyRecords, trials: Sequence[int], before: Looks) -> None:
-    """Every job of the study, those of the chosen networks first; the page is made anew where one has come to another state."""
+def _show_live(study: StudyRecords, live: Sequence[Job], trials: Sequence[int], before: Looks) -> None:
+    """The jobs that wait or are at work; the page is made anew where any job has come to another state, or is new."""
     with part():
         jobs.attend(study.path.parent)
-    found = sorted(jobs.all_retrainings(study), key=lambda job: job.trial not in trials)
-    if not found:
+    if not before:
         st.caption("No network of this study has been retrained yet.")
     waiting = [job.run.path for job in jobs.queued(study.path.parent)]
-    looks = {}
-    for place, job in enumerate(found):
-        state = jobs.state(job.run)
-        looks[job.run.path.name] = state.name
-        if place < _MOST_LISTED:
-            with st.container(key=f"job-{job.run.path.name}"), part():
-                turn = waiting.index(job.run.path) if job.run.path in waiting else 0
-                # Of the chosen networks' jobs those at work are open, and of all of them the first.
-                unfolded = job.trial in trials and (state.active or (place == 0 and state.name == "finished"))
-                _show_job(job, state, study.info["data"]["synthetic"], unfolded, turn)
-    if len(found) > _MOST_LISTED:
-        st.caption(f"and {len(found) - _MOST_LISTED} older ones in {study.path / 'retrain'}")
-    if looks != before:
+    for job in live:
+        turn = waiting.index(job.run.path) if job.run.path in waiting else 0
+        _show_job(study, job, unfolded=job.trial in trials, turn=turn)
+    if {job.run.path.name: jobs.state(job.run).name for job in jobs.all_retrainings(study)} != before:
         st.rerun()
 
 
-def _show_job(job: Job, state: State, synthetic: bool, unfolded: bool, turn: int) -> None:
+def _show_ended(study: StudyRecords, ended: Sequence[Job], trials: Sequence[int]) -> None:
+    """The jobs that nothing works on: made once, so that they stay still while others are looked at."""
+    for place, job in enumerate(ended[:_MOST_LISTED]):
+        _show_job(study, job, unfolded=place == 0 and job.trial in trials)
+    if len(ended) > _MOST_LISTED:
+        st.caption(f"and {len(ended) - _MOST_LISTED} older ones in {study.path / 'retrain'}")
+
+
+def _show_job(study: StudyRecords, job: Job, unfolded: bool, turn: int = 0) -> None:
     """One job, its details unfolded or not; `turn` is how many wait before it."""
-    key = job.run.path.name
+    key, synthetic = job.run.path.name, study.info["data"]["synthetic"]
+    with st.container(key=f"job-{key}"), part():
+        state = jobs.state(job.run)
+        _show_state(job, state, key, turn)
+        if state.name in ("corrupt", "queued"):
+            return
+        details = st.expander(
+            "Curve, scores, log", expanded=unfolded, key=f"more-{key}", type="compact", on_change="rerun"
+        )
+        if details.open:
+            with details:
+                with part():
+                    _show_scores(job, synthetic)
+                if words := jobs.last_words(job.run):
+                    st.caption("The end of its log")
+                    show_text(words)
+
+
+def _show_state(job: Job, state: State, key: str, turn: int) -> None:
+    """What it is, where it stands, and what can be done about it."""
     label, colour, icon = _BADGES[state.name]
     name, badge, action = st.columns([4, 2, 1], vertical_alignment="center")
     epochs = f"{job.epochs} epochs" if job.epochs > 1 else "1 epoch"
     name.markdown(f"trial {job.trial} · **{job.recipe}** recipe · {epochs} · seed {job.seed}")
-    badge.badge(f"{label}, {turn} before it" if turn else label, color=colour, icon=icon)
-    if (state.active or state.name == "queued") and action.button("Cancel", key=f"cancel-{key}", width="stretch"):
+    badge.badge(f"{label}{f', {turn} before it' if turn else ''}{_score(job, state)}", color=colour, icon=icon)
+    if state.name in _LIVE and action.button("Cancel", key=f"cancel-{key}", width="stretch"):
         jobs.cancel(job.run)
         st.rerun()
     if state.resumable and action.button("Resume", key=f"resume-{key}", width="stretch"):
         jobs.enqueue(job, resume=True)
         st.rerun()
-    if state.active or (state.name != "corrupt" and 0 < state.epoch < state.epochs):
+    if state.active or (state.name not in ("queued", "corrupt") and 0 < state.epoch < state.epochs):
         st.progress(min(1.0, max(0.0, state.epoch / max(1, state.epochs))), text=_progress(state))
     if state.error:
         show_text(state.error)
     if state.barred:
         show_text(state.barred)
-    if state.name in ("corrupt", "queued"):
-        return
-    details = st.expander("Curve, scores, log", expanded=unfolded, key=f"more-{key}", type="compact", on_change="rerun")
-    if details.open:
-        with details:
-            with part():
-                _show_scores(job, synthetic)
-            if words := jobs.last_words(job.run):
-                st.caption("The end of its log")
-                show_text(words)
+
+
+def _score(job: Job, state: State) -> str:
+    """The accuracy on test, where it has one that can be read."""
+    if state.name == "finished":
+        with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+            return f", test {per_cent(float((job.run.scores or {})['accuracy']))}"
+    return ""
 
 
 def _progress(state: State) -> str:
@@ -208,8 +231,17 @@ def _show_scores(job: Job, synthetic: bool) -> None:
         with column:
             _show_shares(kind, shares, f"{kind}-{job.run.path.name}")
     if rows:
-        figure = curve_figure(rows, synthetic=synthetic)
+        figure = _curve(str(job.run.path), len(rows), json.dumps(rows[-1]), synthetic, rows)
         last.plotly_chart(figure, key=f"figure-{job.run.path.name}", config=CONFIG, height=360)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _curve(folder: str, n_rows: int, last_row: str, synthetic: bool, _rows: list[dict[str, Any]]) -> Any:
+    """The figure of a run's curve, which is told by its last row; drawn once, for looking at it every other second would cost the training.
+
+    Measured: by hand, 53 ms of the processor for a figure, and that every few seconds while a page is open.
+    """
+    return curve_figure(_rows, synthetic=synthetic)
 
 
 def _show_totals(scores: dict[str, Any]) -> None:
@@ -251,8 +283,10 @@ def _show_results(study: StudyRecords) -> None:
         macs=("macs", "first"),
         architecture=("architecture", "first"),
     ).sort_values("test", ascending=False)
-    for name in ("test", "test_sd", "val", "val_sd"):
+    for name in ("test", "val"):
         table[name] = (100 * table[name]).round(1)
+        spread = (100 * table[f"{name}_sd"]).round(1)
+        table[f"{name}_sd"] = ["" if math.isnan(sd) else f"± {sd:.1f}" for sd in spread]  # one seed has none
     columns = {
         "trial": st.column_config.NumberColumn("Trial", width=60),
         "recipe": st.column_config.TextColumn("Recipe", width=80),
@@ -261,15 +295,11 @@ def _show_results(study: StudyRecords) -> None:
         "test": st.column_config.NumberColumn(
             "Test", format="%.1f %%", width=80, help="mean accuracy on the test clips"
         ),
-        "test_sd": st.column_config.NumberColumn(
-            "± sd", format="%.1f", width=60, help="standard deviation over seeds, points"
-        ),
+        "test_sd": st.column_config.TextColumn("± sd", width=60, help="standard deviation over seeds, points"),
         "val": st.column_config.NumberColumn(
             "Val", format="%.1f %%", width=80, help="mean accuracy on the validation clips"
         ),
-        "val_sd": st.column_config.NumberColumn(
-            "± sd", format="%.1f", width=60, help="standard deviation over seeds, points"
-        ),
+        "val_sd": st.column_config.TextColumn("± sd", width=60, help="standard deviation over seeds, points"),
         "params": st.column_config.NumberColumn("Params", format="compact", width=70),
         "macs": st.column_config.NumberColumn("MACs", format="compact", width=70),
         "architecture": st.column_config.TextColumn("Network"),

@@ -10,8 +10,8 @@ import streamlit as st
 
 from dashboard.parts import part, show_text
 from studies import answers
-from studies.jobs import Job
-from studies.records import StudyRecords
+from studies.jobs import Job, is_retraining, job_of
+from studies.records import Run, StudyRecords
 
 _FILES = {
     "network.onnx": ("ONNX", "application/octet-stream"),
@@ -21,41 +21,41 @@ _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _LOOK_S = 2
 
 
-def show_taking(study: StudyRecords, row: dict[Any, Any]) -> None:
+def show_taking(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
     """Commands on the one hand, files on the other."""
     trial = int(row["trial"])
     again, files = st.columns(2, gap="large")
     with again:
         with part("Train it fully, from a shell"):
-            show_text(Job(study.name, study.path.parent, trial).shell())
+            show_text((job_of(run) if is_retraining(run) else Job(study.name, study.path.parent, trial)).shell())
             st.page_link("views/retrain.py", label="Or on the page Retrain", icon=":material/model_training:")
             st.caption(
                 "Seeded: the same command gives the same weights to the bit on one machine, with as many threads."
             )
         with part("Use it from Python"):
-            st.code(_snippet(study, trial), language="python", wrap_lines=True)
+            st.code(_snippet(study, trial, run), language="python", wrap_lines=True)
         with part("How these weights came to be"):
-            show_text(_how(study, trial))
+            show_text(_how(run))
     with files, part("Files"):
-        folder = study.run(trial).path
-        _show_weights(folder, f"{study.name}-{trial:05d}")
-        exporting = answers.look(_folder(folder)).name == "running"
-        st.fragment(_show_export, run_every=_LOOK_S if exporting else None)(
-            folder, f"{study.name}-{trial:05d}", exporting
+        name = f"{study.name}-{run.path.name}"
+        _show_weights(run.path, name)
+        exporting = answers.look(_folder(run.path)).name == "running"
+        st.fragment(_show_export, run_every=_LOOK_S if exporting else None)(run.path, name, exporting)
+
+
+def _snippet(study: StudyRecords, trial: int, run: Run) -> str:
+    frames, mels = study.info["input" if is_retraining(run) else "train_input"]
+    shapes = f"raw log-mel (B, 1, {frames}, {mels}) to logits (B, {study.info['n_classes']})"
+    if is_retraining(run):
+        return (
+            f"from trainers.recorded import load_model\nfrom trainers.runs import Run\n\n"
+            f"model = load_model(Run({str(run.path)!r}))  # {shapes}"
         )
+    opened = f"open_study({study.name!r}, runs={str(study.path.parent)!r})"
+    return f"from studies import open_study\n\nstudy = {opened}\nmodel = study.model({trial})  # {shapes}"
 
 
-def _snippet(study: StudyRecords, trial: int) -> str:
-    frames, mels = study.info["train_input"]
-    return (
-        f"from studies import open_study\n\n"
-        f"study = open_study({study.name!r}, runs={str(study.path.parent)!r})\n"
-        f"model = study.model({trial})  # raw log-mel (B, 1, {frames}, {mels}) to logits (B, {study.info['n_classes']})"
-    )
-
-
-def _how(study: StudyRecords, trial: int) -> str:
-    run = study.run(trial)
+def _how(run: Run) -> str:
     config, made = run.config, run.provenance
     frames, mels = config["train_input"]
     lines = [

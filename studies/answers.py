@@ -88,7 +88,7 @@ def look(folder: Path) -> Answer:
 def cancel(folder: Path) -> None:
     """End the folder's process, if it runs."""
     if look(folder).name == "running":
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.Error):
             psutil.Process((_process(folder) or {})["pid"]).terminate()
 
 

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import pandas as pd
 import psutil
 from filelock import FileLock
 
@@ -35,6 +34,8 @@ from trainers.config import RECIPES as _RECIPES
 from trainers.runs import Run, is_study_name, process_alive, retrain_folder
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from studies.records import StudyRecords
 
 RECIPES = {name: get_recipe(name).epochs for name in _RECIPES}
@@ -226,7 +227,7 @@ def cancel(run: Run) -> None:
             if record is job:
                 with contextlib.suppress(OSError):  # a full disk is no reason not to end it
                     run.write_json("job.json", {**job, "cancelled": True})  # it may end before it can say why
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.Error):
                 psutil.Process(record["pid"]).terminate()
             return
 
@@ -239,6 +240,11 @@ def job_of(run: Run) -> Job:
     study = run.path.parents[1]
     trial, recipe, epochs, seed = match.groups()
     return Job(study.name, study.parent, int(trial), recipe, int(epochs), int(seed))
+
+
+def is_retraining(run: Run) -> bool:
+    """Whether the run's folder is that of a retraining that a study's trial can have, not a trial's own."""
+    return _FOLDER.fullmatch(run.path.name) is not None
 
 
 def retrainings(study: StudyRecords, trial: int) -> list[Job]:
@@ -255,6 +261,8 @@ def retrained(study: StudyRecords) -> pd.DataFrame:
     """Every finished retraining of a study's networks, a row each: `trial`, `architecture`, `recipe`, `epochs`, `seed`, `val_accuracy` and
     `test_accuracy` (0 to 1), `params`, `macs`, `run` (its folder's name). A record that can not be read is left out: `state` says that it is corrupt.
     """
+    import pandas as pd  # the queue's worker, which lives for hours, needs none
+
     rows = []
     for run in sorted(_runs(study.path), key=lambda run: run.path.name):
         with contextlib.suppress(UserError, *_TORN):

@@ -17,7 +17,8 @@ from optuna.trial import TrialState, create_trial
 from pages import ROOT, main_module_is_given_back, metrics, page, runs, texts
 from streamlit.testing.v1 import AppTest
 
-from studies import open_study
+from studies import answers, open_study
+from studies.jobs import Job
 from studies.storage import open_storage
 from trainers.runs import Predictions, Run
 
@@ -75,13 +76,28 @@ class TestStructure:
         [image] = app.get("image")
         assert "image/svg+xml" in image.proto.imgs[0].url
 
+    def test_a_single_network_has_all_sections(self, page, runs):
+        study = study_of(runs)
+        one = optuna.create_study(study_name="one", storage=open_storage(runs / "one"), directions=study.directions)
+        for name, value in study.user_attrs.items():
+            one.set_user_attr(name, value)
+        one.add_trial(study.trials[0])
+        shutil.copytree(runs / "tiny" / "trials" / "00000", runs / "one" / "trials" / "00000")
+        for name in ("Structure", "Accuracy", "Listen", "Try", "Neighbours", "Take it along"):
+            app = page("network", study="one", trial="0")
+            app.session_state["section"] = name
+            app.run()
+            assert not app.exception
+            assert not app.warning
+        assert "trial 0" in str(page("retrain", study="one", trial="0").multiselect(key="networks").options)
+
     def test_without_a_trained_network_it_says_so(self, page, runs, tmp_path):
         shutil.copytree(runs / "tiny", tmp_path / "other" / "tiny")
         study = study_of(tmp_path / "other")
         fresh = optuna.create_study(
             study_name="empty",
             storage=open_storage(tmp_path / "other" / "empty"),
-            directions=["maximize", "minimize", "minimize"],
+            directions=study.directions,
         )
         for name, value in study.user_attrs.items():
             fresh.set_user_attr(name, value)
@@ -233,6 +249,20 @@ class TestListen:
         assert TORN in texts(app)
         assert metrics(app)["Parameters"]
 
+    def test_a_clip_that_stands_there_twice_is_shown_twice(self, section, runs):
+        said = Run(runs / "tiny" / "trials" / "00001").predictions("val")
+        rewrite_val(
+            runs,
+            probabilities_NK=np.roll(np.eye(3, dtype=np.float32)[said.labels_N], 1, axis=1),
+            filenames=[self.filename] * len(said.labels_N),
+        )
+        app = section("Listen")
+        assert not app.exception
+        assert len(app.get("audio")) == 4
+        app = app.toggle(key="all-mistakes").set_value(True).run()
+        assert not app.exception
+        assert len(app.get("audio")) == len(said.labels_N)
+
     def test_without_mistakes_there_is_nothing_to_hear(self, section, runs):
         said = Run(runs / "tiny" / "trials" / "00001").predictions("val")
         rewrite_val(runs, probabilities_NK=np.eye(3, dtype=np.float32)[said.labels_N])
@@ -249,6 +279,33 @@ class TestNeighbours:
         assert set(found["trial"]) == {0, 2, 3}
         assert "→" in found["what"][0]
         assert (found["changes"].diff().dropna() >= 0).all()
+
+
+def retrained(runs: Path) -> Run:
+    """A finished retraining of trial 1, as far as the page reads it: what the search's own training left, with test scores."""
+    run = Job("tiny", runs, trial=1, recipe="short", epochs=2).run
+    shutil.copytree(runs / "tiny" / "trials" / "00001", run.path)
+    run.write_json("run.json", run.config | {"kind": "retrain", "epochs": 2, "train_input": run.config["input"]})
+    run.write_json("scores.json", {"accuracy": 0.75})
+    run.write_status("finished", epoch=2, epochs=2)
+    return run
+
+
+class TestWeights:
+    def test_those_of_a_retraining_can_be_looked_at(self, section, runs):
+        run = retrained(runs)
+        for name in ("Accuracy", "Listen", "Try", "Take it along"):
+            app = section(name)
+            assert app.selectbox(key="weights-of-tiny-1").options[1].endswith("2 epochs, seed 0 (test 75.0 %)")
+            app = app.selectbox(key="weights-of-tiny-1").set_value(run.path.name).run()
+            assert not app.exception
+            assert not app.warning
+        assert "load_model(Run(" in texts(app)
+        assert "--epochs 2 --recipe short" in texts(app)
+
+    def test_without_a_retraining_there_is_no_choice(self, page):
+        app = page("network", study="tiny", trial="1")
+        assert "weights-of-tiny-1" not in [box.key for box in app.selectbox]
 
 
 class TestTakingAlong:
@@ -289,6 +346,19 @@ class TestTakingAlong:
         app = section("Take it along")
         assert not app.exception
         assert app.button(key="export")
+
+    @pytest.mark.slow
+    def test_onnx_and_card_are_made_by_a_process_and_handed_out(self, section, runs):
+        app = section("Take it along").button(key="export").click().run()
+        folder = runs / "tiny" / "trials" / "00001" / "export" / "job"
+        end = time.monotonic() + 120
+        while answers.look(folder).name == "running":
+            assert time.monotonic() < end, "waited for too long"
+            time.sleep(0.5)
+        app = section("Take it along")
+        assert not app.exception
+        labels = [button.label for button in app.get("download_button")]
+        assert labels == ["Weights (safetensors)", "ONNX", "Model card"]
 
     def test_a_torn_run_leaves_the_files(self, section, runs):
         (runs / "tiny" / "trials" / "00001" / "run.json").write_text("{")

@@ -82,6 +82,13 @@ class TestForm:
         assert "1 of 1 is in the list below already" in texts(app)
         assert app.button(key="retrain").disabled
 
+    def test_a_torn_trial_can_be_asked_for_without_a_guess(self, page, runs):
+        (runs / "tiny" / "trials" / "00001" / "run.json").write_text("{")
+        app = page("retrain", study="tiny", trial="1")
+        assert not app.exception
+        assert "how long that takes is not known" in texts(app)
+        assert not app.button(key="retrain").disabled
+
     def test_failed_trials_are_not_offered(self, page, runs):
         study = optuna.load_study(study_name="tiny", storage=open_storage(runs / "tiny"))
         study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"architecture": "<b>x</b>", "error": "x"}))
@@ -137,6 +144,20 @@ class TestJobs:
         assert not app.exception
         assert "queued" not in texts(app)
         assert jobs.queued(runs) == []
+
+    def test_a_resumption_waits_for_its_turn_and_a_second_tab_sees_it(self, page, runs):
+        me = psutil.Process()
+        retraining(runs, trial=1, state="running", pid=me.pid, pid_started=me.create_time())
+        retraining(runs, trial=2, state="interrupted")
+        app = page("retrain", study="tiny").button(key="resume-00002-strong-e60-s0").click().run()
+        assert not app.exception
+        other = page("retrain", study="tiny")
+        assert [job.trial for job in jobs.queued(runs)] == [2]
+        for tab in (app, other):
+            assert "queued" in texts(tab)
+            assert tab.button(key="cancel-00002-strong-e60-s0")
+        other.button(key="cancel-00002-strong-e60-s0").click().run()
+        assert "cancelled" in texts(app.run())
 
     @pytest.mark.parametrize("text", ["{", '{"state": "dancing"}', '{"state": "running", "epoch": []}', "[" * 100_000])
     @pytest.mark.parametrize("name", ["status.json", "job.json"])
