@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.choice import MOST_TRIALS, choose_trial, choose_trials
+from dashboard.choice import MOST_TRIALS, choose_trial, choose_trials, keep
 from dashboard.filters import score
 from dashboard.reading import KeptStudy
 from studies.charts import CONFIG, per_cent, quantity
@@ -193,7 +193,7 @@ def most_accurate(numbers: Iterable[int], trials: pd.DataFrame) -> list[int]:
 def _choose(trial: int | None, several: list[int]) -> None:
     """Write a choice into the URL; a single network stays where nothing takes its place."""
     if several:
-        st.query_params.pop("trial", None)
+        keep("trial", "")
     choose_trial(trial)
     choose_trials(several)
 
@@ -208,7 +208,7 @@ def _show_table(rows: pd.DataFrame, key: str, chosen: set[int], columns: dict[st
     def change(widget: str) -> None:
         found = [number for number in numbers if number in picked(widget)]  # the rows' order: the most accurate first
         if not found:
-            st.query_params.pop("trial", None)
+            keep("trial", "")
         _choose(found[0] if len(found) == 1 else None, found[:MOST_TRIALS] if len(found) > 1 else [])
 
     current = f"{key}-{_words(st.session_state.get(f'{key}-marked'))}"

@@ -85,9 +85,11 @@ def _at_work(study: KeptStudy, trials: pd.DataFrame) -> str:
     """Who works on the study, and how long it will take."""
     done = int(trials["state"].isin(["complete", "stopped"]).sum())
     total = wanted(study)
+    if total is not None and done > total:  # it went on to more than it was begun with
+        total = None
     of = f" {done:,} of {total:,} networks are done." if total else ""
     if not study.owners:
-        if total and done >= total:
+        if done == total:
             return f":material/check_circle: The study is done: {done:,} of {total:,} networks."
         return f":material/pause_circle: Nothing works on this study now.{of}"
     machines = {(owner or {}).get("host") for owner in study.owners.values()}

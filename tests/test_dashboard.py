@@ -56,8 +56,21 @@ class TestStudyPage:
         assert found["Best accuracy"] == f"{100 * study.trials()['val_accuracy'].max():.1f} %"
         assert (found["Clips seen"], found["Clips saved"]) == ("384", "0")
         assert "Trials: 4 trained" in texts(app)
-        assert "The study is done: 4 of 4 networks." in texts(app)
+        assert "Nothing works on this study now." in texts(app)
         assert "synthetic" not in texts(app)
+
+    @pytest.mark.parametrize(
+        ("trials", "said"),
+        [
+            (4, "The study is done: 4 of 4 networks."),
+            (9, "Nothing works on this study now. 4 of 9 networks are done."),
+            (3, "Nothing works on this study now."),  # it went on to more than it was begun with
+        ],
+    )
+    def test_it_says_whether_it_is_done(self, page, runs, trials, said):
+        change_study(runs, "tiny", provenance={"command": f"python -m studies.run --trials={trials}"})
+        [line] = [line for line in texts(page()).splitlines() if line.startswith(":material/")]
+        assert line.partition(" ")[2] == said
 
     def test_the_best_up_to_a_size_is_listed(self, page, runs):
         best = page().dataframe[0].value
@@ -342,7 +355,6 @@ class TestDatabase:
             assert keeper.look().version == first.version
             study.add_trial(tiny._study.trials[2])
             assert len(keeper.look().trials()) == 3
-            study._storage.engine.dispose()
         with pytest.raises(UserError, match="does not answer"):
             keeper.look()
 
