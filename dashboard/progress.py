@@ -15,7 +15,8 @@ from studies.analysis import best_up_to, clips_seen, front, hypervolume_course
 from studies.charts import CONFIG, duration, per_cent, quantity
 from studies.fronts import caps_of, course_figure
 
-_ACTIVE_S, _IDLE_S = 5, 20  # between two looks at a study that runs, and at one that does not
+_ACTIVE_S, _IDLE_S = 5.0, 20.0  # between two looks at a study that runs, and at one that does not
+_A_TRIAL_S = 0.001  # a look at a large study takes longer, so it comes less often
 STATE_WORDS = {
     "complete": "trained",
     "stopped": "stopped early",
@@ -34,7 +35,8 @@ _X = {"trials": "Over networks", "clips": "Over clips seen"}
 def show_progress(study: KeptStudy) -> None:
     """The part of the page that is looked at again and again."""
     active = bool(study.owners)
-    st.fragment(_look, run_every=_ACTIVE_S if active else _IDLE_S)(study.name, active)
+    every_s = max(_ACTIVE_S, _A_TRIAL_S * len(study.trials())) if active else _IDLE_S
+    st.fragment(_look, run_every=every_s)(study.name, active)
 
 
 def _look(name: str, was_active: bool) -> None:
@@ -140,7 +142,7 @@ def _show_best(trials: pd.DataFrame) -> None:
         st.caption("No network has been trained to the end yet.")
         return
     rows = best.assign(
-        budget=[quantity(budget) for budget in best["budget"]],
+        budget=[quantity(budget, figures=1) for budget in best["budget"]],
         val_accuracy=(100 * best["val_accuracy"].astype(float)).round(1),
     )
     columns = {

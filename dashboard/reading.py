@@ -17,6 +17,7 @@ from typing import Any
 import optuna
 import pandas as pd
 import streamlit as st
+from optuna.trial import TrialState
 
 from search_space.errors import UserError
 from studies import owners
@@ -26,6 +27,7 @@ from studies.records import (
     known_choices,
     list_studies,
     open_study,
+    row_values,
     trial_frame,
     trial_row,
 )
@@ -123,7 +125,7 @@ class _Keeper:
         self._lock = threading.RLock()
         self._records: StudyRecords | None = None
         self._mark: tuple[int, ...] = ()
-        self._done: dict[int, dict[str, Any]] = {}
+        self._done: dict[int, list[Any]] = {}
         self._under_way: dict[int, dict[str, Any] | None] = {}
         self._info: dict[str, Any] = {}
         self._frame = pd.DataFrame()
@@ -210,15 +212,16 @@ class _Keeper:
         rows = []
         self._under_way = {}
         for trial in trials:
-            row = self._done.get(trial.number)
-            if row is None:
+            values = self._done.get(trial.number)
+            if values is None:
                 row = trial_row(trial, choices, budget)
-                if trial.state.is_finished():
-                    self._done[trial.number] = row
-                elif trial.state == optuna.trial.TrialState.RUNNING:
+                if trial.state == TrialState.RUNNING:
                     row["state"] = "running"  # whether it is, is asked at every look
                     self._under_way[trial.number] = trial.user_attrs.get("owner")
-            rows.append(row)
+                values = row_values(row, choices)
+                if trial.state.is_finished():
+                    self._done[trial.number] = values
+            rows.append(values)
         self._info, self._frame = info, trial_frame(rows, choices)
         self._count += 1
 
