@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard.choice import MOST_TRIALS, choose_trial, choose_trials, keep
@@ -16,6 +15,9 @@ from studies.charts import CONFIG, per_cent, quantity
 from studies.fronts import caps_of, front_figure, parallel_figure, space_figure
 from studies.published import published_on
 from studies.records import known_choices
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 AXES = {"params": "Parameters", "macs": "MACs"}
 VIEWS = {"plot": "Plot", "space": "3-D", "parallel": "All choices"}

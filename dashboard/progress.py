@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard.choice import pick
@@ -14,6 +13,9 @@ from dashboard.reading import KeptStudy, read_study, read_trials
 from studies.analysis import best_up_to, clips_seen, front, hypervolume_course
 from studies.charts import CONFIG, duration, per_cent, quantity
 from studies.fronts import caps_of, course_figure
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 _ACTIVE_S, _IDLE_S = 5.0, 20.0  # between two looks at a study that runs, and at one that does not
 _A_TRIAL_S = 0.001  # a look at a large study takes longer, so it comes less often

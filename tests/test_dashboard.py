@@ -28,9 +28,9 @@ from pages import (
 
 from benchmarks.stand_in import postgresql
 from dashboard.progress import time_left
-from dashboard.reading import _Keeper
 from search_space.errors import UserError
 from studies import open_study
+from studies.kept import Keeper
 from studies.storage import JOURNAL, open_storage
 
 __all__ = ["main_module_is_given_back", "page", "runs"]
@@ -267,7 +267,7 @@ class TestRecords:
 
 class TestKept:
     def test_what_is_appended_is_read_on(self, runs):
-        keeper = _Keeper("tiny", str(runs), None)
+        keeper = Keeper("tiny", str(runs), None)
         first = keeper.look()
         assert keeper.look().version == first.version
         add_trials(runs, "tiny", ["complete", "running"])
@@ -277,7 +277,7 @@ class TestKept:
         assert (len(first.trials()), len(second.trials()), len(second.owners)) == (4, 6, 1)
 
     def test_a_journal_that_was_replaced_is_read_anew(self, runs):
-        keeper = _Keeper("tiny", str(runs), None)
+        keeper = Keeper("tiny", str(runs), None)
         add_trials(runs, "tiny", ["complete"])
         assert len(keeper.look().trials()) == 5
         lines = (runs / "tiny" / JOURNAL).read_text().splitlines(keepends=True)
@@ -287,10 +287,10 @@ class TestKept:
         assert len(keeper.look().trials()) == 4
 
     def test_a_new_server_takes_the_frame_from_the_file(self, runs, monkeypatch):
-        monkeypatch.setattr("dashboard.reading._SLOW_S", 0.0)
+        monkeypatch.setattr("studies.kept._SLOW_S", 0.0)
         add_trials(runs, "tiny", ["running", "stopped", "failed", "duplicate"])
-        read = _Keeper("tiny", str(runs), None).look()
-        keeper = _Keeper("tiny", str(runs), None)
+        read = Keeper("tiny", str(runs), None).look()
+        keeper = Keeper("tiny", str(runs), None)
         kept = keeper.look()
         assert keeper._records is None  # the journal was not read
         pd.testing.assert_frame_equal(kept.trials(), read.trials())
@@ -299,27 +299,27 @@ class TestKept:
 
     @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', '{"format": 1, "journal": [1, 2, 3]}', "\x00"])
     def test_a_torn_file_is_not_trusted(self, runs, monkeypatch, content):
-        monkeypatch.setattr("dashboard.reading._SLOW_S", 0.0)
+        monkeypatch.setattr("studies.kept._SLOW_S", 0.0)
         path = runs / "tiny" / ".cache" / "trials.json"
-        _Keeper("tiny", str(runs), None).look()
+        Keeper("tiny", str(runs), None).look()
         assert path.exists()
         path.write_text(content)
-        assert len(_Keeper("tiny", str(runs), None).look().trials()) == 4
+        assert len(Keeper("tiny", str(runs), None).look().trials()) == 4
 
     def test_a_file_of_another_journal_is_not_trusted(self, runs, monkeypatch):
-        monkeypatch.setattr("dashboard.reading._SLOW_S", 0.0)
-        _Keeper("tiny", str(runs), None).look()
+        monkeypatch.setattr("studies.kept._SLOW_S", 0.0)
+        Keeper("tiny", str(runs), None).look()
         add_trials(runs, "tiny", ["complete"])
-        assert len(_Keeper("tiny", str(runs), None).look().trials()) == 5
+        assert len(Keeper("tiny", str(runs), None).look().trials()) == 5
 
     def test_rows_that_were_tampered_with_are_not_trusted(self, runs, monkeypatch):
-        monkeypatch.setattr("dashboard.reading._SLOW_S", 0.0)
+        monkeypatch.setattr("studies.kept._SLOW_S", 0.0)
         path = runs / "tiny" / ".cache" / "trials.json"
-        _Keeper("tiny", str(runs), None).look()
+        Keeper("tiny", str(runs), None).look()
         kept = json.loads(path.read_text())
         for rows in ([[0]], [["x"] * len(kept["columns"])], 3, [None]):
             path.write_text(json.dumps(kept | {"rows": rows}))
-            assert len(_Keeper("tiny", str(runs), None).look().trials()) == 4
+            assert len(Keeper("tiny", str(runs), None).look().trials()) == 4
 
     def test_small_studies_leave_no_file(self, page, runs):
         page()
@@ -350,7 +350,7 @@ class TestDatabase:
             app = page(storage=url, study="shared")
             assert not app.exception
             assert metrics(app)["Networks trained"] == "2"
-            keeper = _Keeper("shared", str(runs), url)
+            keeper = Keeper("shared", str(runs), url)
             first = keeper.look()
             assert keeper.look().version == first.version
             study.add_trial(tiny._study.trials[2])
