@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard.choice import MOST_TRIALS, choose_trials
+from dashboard.choice import MOST_TRIALS, choose_trials, keep
 from dashboard.parts import show_text
 from studies.charts import per_cent, quantity
 from studies.fronts import option_text
@@ -42,7 +42,7 @@ def show_cards(study: StudyRecords, rows: list[dict[Any, Any]], on_front: set[in
 
 
 def _close() -> None:
-    st.query_params.pop("trial", None)
+    keep("trial", "")
     choose_trials([])
 
 

@@ -93,11 +93,12 @@ def choose_studies(names: Iterable[str]) -> None:
 
 
 def keep(name: str, value: str) -> None:
-    """Write one parameter into the URL; an empty one leaves it."""
+    """Write one parameter into the URL; an empty one leaves it, and is not remembered either."""
     if value:
         st.query_params[name] = value
     else:
         st.query_params.pop(name, None)
+        st.session_state.get(_KEPT, {}).pop(name, None)
 
 
 def pick(

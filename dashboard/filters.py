@@ -47,7 +47,7 @@ class Filters:
 
 
 def score(trials: pd.DataFrame) -> pd.Series:
-    """Accuracy (0 to 1) at the full budget, or at the last rung of a network that was stopped."""
+    """Accuracy (0 to 1) of trials at the full budget, or at the last rung of a network that was stopped."""
     return trials["val_accuracy"].astype(float).fillna(trials["rung_accuracy"].astype(float))
 
 

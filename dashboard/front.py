@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.choice import MOST_TRIALS, choose_trial, choose_trials
+from dashboard.choice import MOST_TRIALS, choose_trial, choose_trials, keep
 from dashboard.filters import score
 from dashboard.parts import part
 from dashboard.reading import KeptStudy
@@ -18,6 +17,9 @@ from studies.fronts import caps_of, front_figure, parallel_figure, space_figure
 from studies.jobs import retrained
 from studies.published import published_on
 from studies.records import known_choices
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 AXES = {"params": "Parameters", "macs": "MACs"}
 VIEWS = {"plot": "Plot", "space": "3-D", "parallel": "All choices"}
@@ -43,7 +45,7 @@ def show_networks(
         st.plotly_chart(
             figure,
             key=key,
-            on_select=lambda: _choose(_selection(key), trials),
+            on_select=lambda: _choose(*choice_of(_selection(key), trials)),
             selection_mode=("points", "lasso"),
             config=_CONFIG,
             height=_HEIGHT,
@@ -190,25 +192,28 @@ def _parallel(
     return parallel_figure(_trials, _choices, synthetic=synthetic, dark=dark)
 
 
-def _choose(selection: dict[str, Any], trials: pd.DataFrame) -> None:
-    """What a click or a lasso makes of the choice: one network, several, or, around nothing, none but the one before."""
+def choice_of(selection: dict[str, Any], trials: pd.DataFrame) -> tuple[int | None, list[int]]:
+    """What is chosen by a plot's selection: one network by a click; several by a lasso or by clicks with shift held, the most accurate of them where
+    they are too many; nothing by a click beside the points."""
     numbers = _numbers(selection)
     if len(numbers) == 1 and not selection.get("lasso"):
-        choose_trials([])
-        choose_trial(next(iter(numbers)))
-    elif numbers:
-        st.query_params.pop("trial", None)
-        choose_several(numbers, trials)
-    else:
-        choose_trials([])
+        return next(iter(numbers)), []
+    return None, most_accurate(numbers, trials)
 
 
-def choose_several(numbers: Iterable[int], trials: pd.DataFrame) -> None:
-    """Make these the chosen networks, the most accurate of them where they are too many."""
+def most_accurate(numbers: Iterable[int], trials: pd.DataFrame) -> list[int]:
+    """These trials, the most accurate first, as many as one can look at."""
     rows = trials[trials["trial"].isin(list(numbers))]
     best = score(rows).sort_values(ascending=False, kind="stable").index[:MOST_TRIALS]
-    choose_trials(int(trial) for trial in rows.loc[best, "trial"])
-    st.session_state["lasso"] = len(rows)
+    return [int(trial) for trial in rows.loc[best, "trial"]]
+
+
+def _choose(trial: int | None, several: list[int]) -> None:
+    """Write a choice into the URL; a single network stays where nothing takes its place."""
+    if several:
+        keep("trial", "")
+    choose_trial(trial)
+    choose_trials(several)
 
 
 def _show_table(rows: pd.DataFrame, key: str, chosen: set[int], columns: dict[str, Any], height: int) -> None:
@@ -219,16 +224,10 @@ def _show_table(rows: pd.DataFrame, key: str, chosen: set[int], columns: dict[st
         return {numbers[place] for place in places if place < len(numbers)}
 
     def change(widget: str) -> None:
-        found = picked(widget)
-        if len(found) == 1:
-            choose_trials([])
-            choose_trial(next(iter(found)))
-        elif found:
-            st.query_params.pop("trial", None)
-            choose_several(found, rows)
-        else:
-            st.query_params.pop("trial", None)
-            choose_trials([])
+        found = [number for number in numbers if number in picked(widget)]  # the rows' order: the most accurate first
+        if not found:
+            keep("trial", "")
+        _choose(found[0] if len(found) == 1 else None, found[:MOST_TRIALS] if len(found) > 1 else [])
 
     current = f"{key}-{_words(st.session_state.get(f'{key}-marked'))}"
     by_itself = picked(current)

@@ -18,6 +18,7 @@ def part(heading: str | None = None) -> Iterator[None]:
     try:
         yield
     except (
+        AttributeError,
         KeyError,
         TypeError,
         ValueError,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard.choice import pick
@@ -15,7 +14,11 @@ from studies.analysis import best_up_to, clips_seen, front, hypervolume_course
 from studies.charts import CONFIG, duration, per_cent, quantity
 from studies.fronts import caps_of, course_figure
 
-_ACTIVE_S, _IDLE_S = 5, 20  # between two looks at a study that runs, and at one that does not
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+_ACTIVE_S, _IDLE_S = 5.0, 20.0  # between two looks at a study that runs, and at one that does not
+_A_TRIAL_S = 0.001  # a look at a large study takes longer, so it comes less often
 STATE_WORDS = {
     "complete": "trained",
     "stopped": "stopped early",
@@ -34,7 +37,8 @@ _X = {"trials": "Over networks", "clips": "Over clips seen"}
 def show_progress(study: KeptStudy) -> None:
     """The part of the page that is looked at again and again."""
     active = bool(study.owners)
-    st.fragment(_look, run_every=_ACTIVE_S if active else _IDLE_S)(study.name, active)
+    every_s = max(_ACTIVE_S, _A_TRIAL_S * len(study.trials())) if active else _IDLE_S
+    st.fragment(_look, run_every=every_s)(study.name, active)
 
 
 def _look(name: str, was_active: bool) -> None:
@@ -85,9 +89,11 @@ def _at_work(study: KeptStudy, trials: pd.DataFrame) -> str:
     """Who works on the study, and how long it will take."""
     done = int(trials["state"].isin(["complete", "stopped"]).sum())
     total = wanted(study)
+    if total is not None and done > total:  # it went on to more than it was begun with
+        total = None
     of = f" {done:,} of {total:,} networks are done." if total else ""
     if not study.owners:
-        if total and done >= total:
+        if done == total:
             return f":material/check_circle: The study is done: {done:,} of {total:,} networks."
         return f":material/pause_circle: Nothing works on this study now.{of}"
     machines = {(owner or {}).get("host") for owner in study.owners.values()}
@@ -138,7 +144,7 @@ def _show_best(trials: pd.DataFrame) -> None:
         st.caption("No network has been trained to the end yet.")
         return
     rows = best.assign(
-        budget=[quantity(budget) for budget in best["budget"]],
+        budget=[quantity(budget, figures=1) for budget in best["budget"]],
         val_accuracy=(100 * best["val_accuracy"].astype(float)).round(1),
     )
     columns = {

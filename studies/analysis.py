@@ -117,9 +117,8 @@ def hypervolume_course(trials: pd.DataFrame, reference_point: Mapping[str, float
     able = np.flatnonzero(complete & (losses < reference).all(axis=1))
     best, volume, rows = np.empty((0, 3)), 0.0, []
     for some in np.split(able, range(_AT_ONCE, len(able), _AT_ONCE)):
-        beaten = (
-            (best[None] <= losses[some][:, None]).all(axis=2).any(axis=1)
-        )  # most are, by what came long before them
+        below = np.asarray(best[None] <= losses[some][:, None]).all(axis=2)
+        beaten = np.asarray(below).any(axis=1)  # most are, by what came long before them
         for row in some[~beaten]:
             if (best <= losses[row]).all(axis=1).any():
                 continue

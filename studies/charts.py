@@ -28,7 +28,7 @@ PURPLE, AMBER = "#b0629a", "#b38600"
 SERIES = (BLUE, VERMILLION, GREEN, PURPLE, AMBER)
 """What is told apart by name alone, in this order."""
 
-SCALE = ["#6a5ad0", "#8f6fb0", "#a97c80", "#c08a00"]
+SCALE = ["#3f6be0", "#7a80a6", "#a5845a", "#c08a00"]
 """Few to many, from blue to yellow, which colour blindness leaves apart; at 3:1 against white and near-black throughout."""
 
 _SHARES = {

@@ -136,7 +136,7 @@ def front_figure(
             if trace.customdata is not None:
                 trace.selectedpoints = [i for i, [trial] in enumerate(trace.customdata) if trial in marked]
     figure.update_traces(
-        unselected={"marker": {"opacity": 0.3}}, selected={"marker": {"opacity": 1}}, selector=_is_networks
+        unselected={"marker": {"opacity": 0.4}}, selected={"marker": {"opacity": 1}}, selector=_is_networks
     )
     figure.update_traces(unselected={"textfont": {"color": VERMILLION}}, selector={"name": "presets"})
     for trace in _floor(trials, x, [*complete["val_accuracy"], *stopped["val_accuracy"]]):
@@ -250,7 +250,7 @@ def parallel_figure(
             }
         )
     for cost in COSTS:
-        places_ = ticks(complete[cost])
+        places_ = [tick for tick in ticks(complete[cost]) if complete[cost].min() <= tick <= complete[cost].max()]
         dimensions.append(
             {
                 "label": "params" if cost == "params" else "MACs",

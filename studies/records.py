@@ -68,8 +68,8 @@ class StudyRecords:
         """Every trial in order: `state` (one of `STATES`), `architecture`, `val_accuracy` (0 to 1) at the full budget, `params`, `macs`, the
         `clips` seen and `rung_accuracy`, the score at the last rung, `seconds`, `error`, and a column for every choice of the space (empty where the choice is not active; none when the space has changed since)."""
         choices, budget = known_choices(self.info), self.info["budget"]
-        rows = [trial_row(trial, choices, budget) for trial in self._study.get_trials(deepcopy=False)]
-        return trial_frame(rows, choices)
+        trials = self._study.get_trials(deepcopy=False)
+        return trial_frame([row_values(trial_row(trial, choices, budget), choices) for trial in trials], choices)
 
     def asked(self, option: str) -> str | None:
         """What the command that made the study said of one of its options ('trials', 'sampler'), of those that the record keeps nowhere else;
@@ -168,11 +168,14 @@ def known_choices(info: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     return space.choices if space.digest == info["space"]["digest"] else {}
 
 
-def trial_frame(rows: Iterable[dict[str, Any]], choices: Iterable[str]) -> pd.DataFrame:
-    """The frame of `StudyRecords.trials` from its rows."""
-    columns = [*COLUMNS, *choices]
-    data = [[row.get(column) for column in columns] for row in rows]
-    return pd.DataFrame(data, columns=columns).astype({"trial": int})
+def trial_frame(rows: list[list[Any]], choices: Iterable[str]) -> pd.DataFrame:
+    """The frame of `StudyRecords.trials` from its rows' values (`row_values`)."""
+    return pd.DataFrame(rows, columns=[*COLUMNS, *choices]).astype({"trial": int})
+
+
+def row_values(row: dict[str, Any], choices: Iterable[str]) -> list[Any]:
+    """What a row (`trial_row`) holds, column by column; None for a choice that was not asked."""
+    return [row.get(column) for column in (*COLUMNS, *choices)]
 
 
 def trial_row(trial: FrozenTrial, choices: dict[str, tuple[Any, ...]], budget: int) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """Figures: what is drawn is what the records say, in the units the axes name."""
 
+from types import MappingProxyType
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from studies import charts, fronts
+from studies.published import published_on
 from trainers.runs import Predictions
 
 
@@ -20,6 +23,10 @@ def trials() -> pd.DataFrame:
             "val_accuracy": [0.8, 0.9, 0.7, 0.6, None],
             "params": [20_000, 40_000, 10_000, 10_000, 5_000],
             "macs": [10**7, 10**8, 10**9, 10**9, 10**5],
+            "clips": [900, 900, 900, 900, 0],
+            "rung_accuracy": [None] * 5,
+            "operator": ["sc", "osc", "sc", "spc", None],
+            "depth": [2, 3, 4, 5, None],
         }
     )
 
@@ -108,6 +115,135 @@ def test_front_figure_of_few_trials(trials, rows):
     figure = fronts.front_figure(trials[:rows])
     assert sum(len(trace.x) for trace in clickable(figure)) == 2 * rows
     assert bool(figure.layout.annotations) == (rows == 0)
+
+
+class TestAllTrials:
+    @pytest.fixture
+    def mixed(self, trials):
+        """The four complete trials, one that was stopped, one over a cap, the failed one, and a duplicate."""
+        more = trials.iloc[[0, 0, 0]].assign(
+            trial=[5, 6, 7],
+            state=["stopped", "over_cap", "duplicate"],
+            preset=None,
+            val_accuracy=None,
+            rung_accuracy=[0.4, None, None],
+            clips=[300, 0, 0],
+        )
+        return pd.concat([trials, more], ignore_index=True)
+
+    def test_each_state_is_a_trace_of_its_own_and_counted(self, mixed):
+        figure = fronts.front_figure(mixed)
+        names = [trace.name for trace in figure.data]
+        assert "stopped early (1)" in names
+        assert "over a cap (1)" in names
+        assert "failed (1)" in names
+        stopped = next(trace for trace in figure.data if trace.name.startswith("stopped"))
+        assert (list(stopped.y), stopped.customdata) == ([40.0], ([5],))
+        assert "stopped after 300 clips" in stopped.hovertext[0]
+        over = next(trace for trace in figure.data if trace.name.startswith("over"))
+        assert over.customdata is None
+        assert over.y[0] < 40
+        staircase = next(trace for trace in figure.data if trace.mode == "lines")
+        assert min(staircase.y) == pytest.approx(70)  # a rung's score is no part of it
+
+    def test_words_have_a_colour_each_and_numbers_a_scale(self, mixed):
+        coloured = fronts.front_figure(mixed, colour="operator")
+        named = {trace.name: trace.marker.color for trace in clickable(coloured)}
+        words = [name for name in named if name.startswith("operator")]
+        assert words == ["operator osc (1)", "operator sc (2)", "operator spc (1)"]
+        assert len({named[name] for name in words}) == 3
+        numbers = next(trace for trace in fronts.front_figure(mixed, colour="depth").data if trace.name == "depth (4)")
+        assert sorted(numbers.marker.color) == [2, 3, 4, 5]
+        assert numbers.marker.colorbar.title.text == "depth"
+
+    def test_caps_are_lines_on_their_own_axis(self, mixed):
+        info = {"max_params": 30_000, "max_macs": None, "max_bytes": 128_000, "precision": "float16", "limits": None}
+        caps = fronts.caps_of(info)
+        assert [(cap.cost, cap.most) for cap in caps] == [("params", 30_000), ("params", 64_000)]
+        assert [shape.x0 for shape in fronts.front_figure(mixed, "params", caps=caps).layout.shapes] == [30_000, 64_000]
+        assert not fronts.front_figure(mixed, "macs", caps=caps).layout.shapes
+        assert fronts.caps_of({}) == []
+
+    def test_confirmed_means_have_intervals(self, mixed):
+        confirmed = pd.DataFrame(
+            {"trial": [1], "architecture": ["<b>"], "params": [40_000], "macs": [10**8]}
+            | {"val_mean": [0.85], "val_low": [0.8], "val_high": [0.87]}
+        )
+        figure = fronts.front_figure(mixed, confirmed=confirmed)
+        [trace] = [trace for trace in figure.data if (trace.name or "").startswith("confirmed")]
+        assert (trace.y, trace.customdata) == (pytest.approx((85.0,)), ([1],))
+        assert (trace.error_y.array, trace.error_y.arrayminus) == (pytest.approx((2.0,)), pytest.approx((5.0,)))
+        assert "<b>&lt;b&gt;" not in trace.hovertext[0]
+        assert "&lt;b&gt;" in trace.hovertext[0]
+
+    def test_all_choices_are_axes_in_the_parallel_plot(self, mixed):
+        figure = fronts.parallel_figure(mixed, ["operator", "depth", "preset"])
+        labels = [axis.label for axis in figure.data[0].dimensions]
+        assert labels == ["operator", "depth", "preset", "params", "MACs", "val accuracy (%)"]
+        assert figure.data[0].dimensions[0].ticktext == ("osc", "sc", "spc")
+        assert figure.data[0].dimensions[2].ticktext == ("–", "dssdn-large")
+
+    def test_three_dimensions_hold_the_complete_trials(self, mixed):
+        figure = fronts.space_figure(mixed, synthetic=True)
+        assert sum(len(trace.x) for trace in figure.data) == 4
+        assert figure.layout.title.text == "synthetic data"
+
+
+class TestPublished:
+    DATA = MappingProxyType(
+        {"name": "tau2020", "synthetic": False, "counts": {"train": 11_993, "val": 1_969, "test": 2_968}}
+    )
+
+    def test_the_official_set_has_the_papers_networks(self):
+        marks = {mark.name: mark for mark in published_on(self.DATA)}
+        assert marks["dssdn-large"].val_accuracy == pytest.approx(0.662)
+        assert "mobilenet-v2" in marks
+        assert "dsmn-1" not in marks  # printed for 2022
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"name": "esc50"}, {"synthetic": True}, {"counts": {"train": 9, "val": 9, "test": 9}}, {"counts": {}}],
+    )
+    def test_other_data_has_none(self, change):
+        assert published_on({**self.DATA, **change}) == []
+
+    def test_they_are_stars_beside_the_front(self, trials):
+        figure = fronts.front_figure(trials, "macs", published=published_on(self.DATA))
+        [stars] = [trace for trace in figure.data if trace.marker.symbol == "star"]
+        assert "dssdn-small" in stars.text
+        assert max(stars.y) < 100
+
+
+def test_several_courses_are_told_apart_and_the_random_one_is_grey():
+    course = pd.DataFrame({"trials": [1, 9], "clips": [100, 400], "hypervolume": [0.5, 0.75]})
+    figure = fronts.course_figure({"a<b": course, "chance": course}, "clips", baselines={"chance"})
+    first, random = figure.data
+    assert (first.x, first.y) == ((0, 100, 400), (0.0, 0.5, 0.75))
+    assert first.name == "a&lt;b"
+    assert (random.name, random.line.dash, random.line.color) == ("chance (random baseline)", "dash", charts.GREY)
+    assert figure.layout.xaxis.title.text == "training clips seen"
+
+
+def test_fronts_lie_over_one_another(trials):
+    figure = fronts.fronts_figure({"one": trials, "two": trials[:1]})
+    points = clickable(figure)
+    assert [len(trace.x) for trace in points] == [3, 1]
+    assert points[0].marker.color != points[1].marker.color
+
+
+def test_learning_curves_lie_over_one_another():
+    rows = [{"clips_seen": 100, "train_accuracy": 0.5, "val_accuracy": None}, {"clips_seen": 200, "val_accuracy": 0.4}]
+    figure = charts.curves_figure({"trial 1": rows, "trial 2": rows})
+    training, validation, *_ = figure.data
+    assert (training.x, training.y) == ((100,), (50.0,))
+    assert (validation.x, validation.y) == ((200,), (40.0,))
+
+
+def test_a_difference_of_confusions_is_in_points():
+    first = make_predictions(labels=[0, 0, 0, 0, 1, 1], said=[0, 0, 0, 1, 1, 1])
+    second = make_predictions(labels=[0, 0, 0, 0, 1, 1], said=[0, 1, 1, 1, 1, 0])
+    (cells,) = charts.confusion_difference_figure(first, second, ["bus", "tram", "park"]).data
+    assert np.allclose(cells.z, [[50, -50, 0], [-50, 50, 0], [0, 0, 0]])
 
 
 def test_curve_leaves_out_what_was_not_measured():

@@ -25,14 +25,17 @@ def show_pareto(study: KeptStudy, trials: pd.DataFrame) -> None:
     choices = known_choices(study.info)
     best = front(trials)
     on_front = {int(number) for number in best["trial"]}
-    axis, views, by, chosen_by = st.columns([2, 3, 2, 2], vertical_alignment="bottom")
-    with axis:
-        x = pick("x", "Cost", AXES)
+    views, axis, by, chosen_by = st.columns([3, 2, 2, 2], vertical_alignment="bottom")
+    x, colour = "params", "front"
     with views:
         view = pick("view", "View", VIEWS)
-    with by:
-        names = {"front": "the front", **{name: name.replace("_", " ") for name in choices}}
-        colour = pick("colour", "Colour by", names, in_a_list=True)
+    if view == "plot":
+        with axis:
+            x = pick("x", "Cost", AXES)
+    if view != "parallel":
+        with by:
+            names = {"front": "the front", **{name: name.replace("_", " ") for name in choices}}
+            colour = pick("colour", "Colour by", names, in_a_list=True)
     with chosen_by:
         filters = show_filters(scored, choices)
     mask = filters.mask(trials)
