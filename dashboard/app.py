@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from pathlib import Path
 
 import streamlit as st
@@ -35,3 +36,7 @@ pages = [
     st.Page("views/retrain.py", title="Retrain", icon=":material/model_training:"),
 ]
 st.navigation(pages, position="top").run()
+
+# Streamlit collects garbage after every run of a page: what was imported is left out of that, once.
+if not gc.get_freeze_count():
+    gc.freeze()
