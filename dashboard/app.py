@@ -10,7 +10,7 @@ import streamlit as st
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-# No icon: streamlit fetches its picture from the network.
+# No icons, nor those of pages: streamlit fetches the picture of the tab from the network.
 st.set_page_config(page_title="DSSDN Explorer", layout="wide")
 
 address = st.get_option("server.address")
@@ -28,12 +28,12 @@ options = parser.parse_args()
 st.session_state["runs"], st.session_state["storage"] = options.runs, options.storage
 
 pages = [
-    st.Page("views/study.py", title="Study", icon=":material/monitoring:", default=True),
-    st.Page("views/pareto.py", title="Pareto", icon=":material/scatter_plot:"),
-    st.Page("views/network.py", title="Network", icon=":material/account_tree:"),
-    st.Page("views/ablations.py", title="Ablations", icon=":material/science:"),
-    st.Page("views/compare.py", title="Compare", icon=":material/difference:"),
-    st.Page("views/retrain.py", title="Retrain", icon=":material/model_training:"),
+    st.Page("views/study.py", title="Study", default=True),
+    st.Page("views/pareto.py", title="Pareto"),
+    st.Page("views/network.py", title="Network"),
+    st.Page("views/ablations.py", title="Ablations"),
+    st.Page("views/compare.py", title="Compare"),
+    st.Page("views/retrain.py", title="Retrain"),
 ]
 st.navigation(pages, position="top").run()
 
