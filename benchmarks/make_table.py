@@ -51,11 +51,11 @@ class _SmallSpace(Space):
         return tuple(choice._replace(options=only.get(choice.name, choice.options)) for choice in super()._choices)
 
 
-# Assumed: 96 networks of 2 or 3 blocks and 8 to 40 channels, small enough to train all of them, different enough to be told apart.
+# Assumed: 144 networks of 2 to 4 blocks and 8 to 40 channels, small enough to train all of them, different enough to be told apart.
 SPACE = _SmallSpace(
     "table",
     per_block=False,
-    depths=(2, 3),
+    depths=(2, 3, 4),
     stems=(8, 12, 16, 24),
     growths=(0, 8),
     split_ratios=(0.25, 0.5),
