@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     source, subset = options.data, options.subset
     if of_study is not None and source is None:
         source, subset = of_study["data"]["source"], of_study["data"]["subset"]
+        options.folds = options.folds or str(of_study["data"]["fold"])
     if options.list:
         return _list(console, network, recipe, source, subset, options.json)
 
@@ -88,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         others, failures = train_missing(console, ablation, hands, options.accept_code, options.retry_failed)
         if options.test:
             score_finished(console, ablation, hands)
-    report = build_report(ablation, grid, options.preset, skipped, others, failures, options.test)
+    report = build_report(ablation, grid, options.preset, skipped, others, failures, options.test, options.effect)
     report["files"] = write_report(ablation, report, {kind: getattr(options, kind) for kind in _FORMS})
     if options.json:
         json.dump(report, sys.stdout)
@@ -146,6 +147,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs lie (default: runs)")
     add("--workers", type=int, help="processes that train (default: one to four a GPU, or one a core up to 8)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add(
+        "--effect",
+        type=float,
+        default=1.0,
+        metavar="POINTS",
+        help="say how many seeds an effect of this size would need (default: 1)",
+    )
     add("--test", action="store_true", help="score every finished run once on test; nothing is chosen by it")
     add("--retry-failed", action="store_true", help="train again what this code has failed to train")
     add("--accept-code", action="store_true", help="take finished runs that other code has made as they are")
@@ -171,6 +179,12 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError("--storage says where a --study lies; give --study and --trial, or leave it out")
     if options.study is not None and options.base is not None:
         raise UserError("the base is --base, or a trial of --study; give one of them")
+    if options.study is not None and options.data is None and options.subset is not None:
+        raise UserError(
+            "--subset is a part of --data; the base's study has its own data, so give --data as well, or leave --subset out"
+        )
+    if not options.effect > 0:
+        raise UserError(f"--effect is more than 0 points, not {options.effect:g}")
     if options.preset and (options.factors is not None or options.grid):
         raise UserError(f"--preset {options.preset} has its own rows; leave --factors and --grid out")
     if options.grid and options.factors is None:

@@ -188,7 +188,8 @@ def train_missing(
     waiting = []
     for job in (job for job in jobs if job.run.path not in done):
         if not retry_failed and _has_failed(job.run):
-            failures[f"{job.variant.label} with seed {job.seed}"] = str(job.run.status["error"])
+            on = f" on fold {job.fold.number}" if len(ablation.folds) > 1 else ""
+            failures[f"{job.variant.label}{on} with seed {job.seed}"] = str(job.run.status["error"])
         else:
             waiting.append(job)
     first, data = ablation.folds[0], ablation.folds[0].dataset

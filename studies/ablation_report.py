@@ -65,8 +65,10 @@ def build_report(
     others: int,
     failures: dict[str, str],
     tested: bool,
+    effect: float = 1.0,
 ) -> dict[str, Any]:
-    """Everything that the ablation says, ready for JSON; a variant of which a run failed is left out, and said to be.
+    """Everything that the ablation says, ready for JSON; a variant of which a run failed is left out, and said to be. The seeds that an `effect`
+    of so many points would need are told.
 
     Raises `UserError` where the base, or a cell of a factorial, is not there.
     """
@@ -74,16 +76,25 @@ def build_report(
     whole = [jobs for jobs in ablation.jobs if all(is_finished(job) for job in jobs)]
     if not whole or whole[0] is not ablation.jobs[0] or (grid is not None and len(whole) < len(ablation.jobs)):
         what = "the base" if grid is None else "a combination"
-        raise UserError("\n".join([f"{what} could not be trained, so nothing can be compared:", *said(failures)]))
+        raise UserError(
+            "\n".join(
+                [
+                    f"{what} could not be trained, so nothing can be compared:",
+                    *said(failures),
+                    "They are tried again with --retry-failed.",
+                ]
+            )
+        )
     arms = [_arm(ablation, jobs, tested) for jobs in whole]
-    rows = contrasts.build_rows(arms[0], arms[1:], overlap)
+    of_fold = [job.fold.number for job in whole[0]]
+    rows = contrasts.build_rows(arms[0], arms[1:], overlap, of_fold)
     effects: list[dict[str, Any]] = []
     if grid is not None:
         val = {arm.changes: arm.val for arm in arms}
         effects = contrasts.build_effects(
-            {cell: val[variant.changes] for cell, variant in grid.cells.items()}, grid.levels, overlap
+            {cell: val[variant.changes] for cell, variant in grid.cells.items()}, grid.levels, overlap, of_fold
         )
-    noise = contrasts.noise(rows[1:])
+    noise = contrasts.noise(rows[1:], effect, len(ablation.folds) > 1)
     first = ablation.folds[0]
     data = data_record(first.dataset, first.features)
     report = {
@@ -140,7 +151,7 @@ def _notes(report: dict[str, Any]) -> list[str]:
     else:
         notes.append(
             f"The folds' training sets share clips: intervals and p are corrected after Nadeau and Bengio, with val over training clips = "
-            f"{report['overlap']:.2f}."
+            f"{report['overlap']:.2f}; of all runs' error and that of the folds' means the larger one counts."
         )
     notes.append(contrasts.say_noise(report["noise"]))
     if report["rows"][0]["test"]:

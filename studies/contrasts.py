@@ -21,8 +21,8 @@ from studies.charts import quantity
 from studies.differences import POWER, Difference, bootstrap_interval, factorial_effects, holm, paired, seeds_for
 from studies.statistics import CONFIDENCE
 
-INSIDE, BETTER, WORSE, ONE_RUN = "inside the noise", "better", "worse", "one run"
-"""What is said of a difference. Better and worse take an adjusted p below 0.05."""
+INSIDE, BETTER, WORSE, ONE_RUN, NO_NOISE = "inside the noise", "better", "worse", "one run", "no noise measured"
+"""What is said of a difference. Better and worse take an adjusted p below 0.05; where all runs differ by the same there is none."""
 
 _LONGEST_LABEL = 34  # characters, in a terminal's table without a break
 
@@ -39,11 +39,13 @@ class Arm(NamedTuple):
     test: list[dict[str, Any]]
 
 
-def build_rows(base: Arm, others: Sequence[Arm], overlap: float = 0.0) -> list[dict[str, Any]]:
+def build_rows(
+    base: Arm, others: Sequence[Arm], overlap: float = 0.0, folds: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
     """A row an arm, the base's first: means and deviations over its runs, and the difference to the base run by run (points) with its interval and
-    its p, adjusted after Holm for as many variants as there are. `overlap` is as for `differences.paired`."""
+    its p, adjusted after Holm for as many variants as there are. `overlap` and `folds` are as for `differences.paired`."""
     rows = [_row(base, base, None)]
-    differences = [_difference(arm.val, base.val, overlap) for arm in others]
+    differences = [_difference(arm.val, base.val, overlap, folds) for arm in others]
     adjusted = iter(holm([found["p"] for found in differences if found["p"] is not None]))
     for arm, found in zip(others, differences, strict=True):
         if found["p"] is not None:
@@ -53,51 +55,81 @@ def build_rows(base: Arm, others: Sequence[Arm], overlap: float = 0.0) -> list[d
 
 
 def build_effects(
-    val_by_cell: Mapping[tuple[str, ...], Sequence[float]], levels: Mapping[str, Sequence[str]], overlap: float = 0.0
+    val_by_cell: Mapping[tuple[str, ...], Sequence[float]],
+    levels: Mapping[str, Sequence[str]],
+    overlap: float = 0.0,
+    folds: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
     """A factorial's main effects and two-way interactions in points, each with its interval and Holm's p over all of them."""
     points = {cell: [100 * accuracy for accuracy in val] for cell, val in val_by_cell.items()}
-    effects = factorial_effects(points, levels, overlap)
-    adjusted = holm([effect.difference.p for effect in effects])
+    effects = factorial_effects(points, levels, overlap, folds)
+    differences = [_told(effect.difference) for effect in effects]
+    adjusted = iter(holm([found["p"] for found in differences if found["p"] is not None]).tolist())
     rows = []
-    for effect, p_holm in zip(effects, adjusted.tolist(), strict=True):
-        found = {**effect.difference._asdict(), "bootstrap": None, "p_holm": p_holm}
+    for effect, found in zip(effects, differences, strict=True):
+        if found["p"] is not None:
+            found["p_holm"] = next(adjusted)
         label = " x ".join(f"{name}={level}" for name, level in zip(effect.factors, effect.levels, strict=True))
         rows.append({"effect": label, "difference_points": found, "verdict": _verdict(found)})
     return rows
 
 
-def noise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The deviation of the paired differences pooled over all variants (points), and the seeds with which an effect of one point shows
-    (power 0.8, one test alone); None where no noise was measured."""
+def noise(rows: Iterable[Mapping[str, Any]], effect: float = 1.0, several_folds: bool = False) -> dict[str, Any]:
+    """The deviation of the paired differences pooled over all variants (points), and the seeds with which an effect of so many points shows with
+    a probability of `POWER`: in one test alone, and after Holm as the smallest p of as many as there are rows.
+
+    None where no noise was measured, and for the seeds with several folds: runs on folds that share clips are no independent ones, and more seeds
+    do not make them so.
+    """
     found = [row["difference_points"] for row in rows if row["difference_points"]]
-    deviations = [of["std"] for of in found if of["std"] is not None]
-    pooled = math.sqrt(statistics.fmean(std**2 for std in deviations)) if deviations else 0.0
-    if pooled == 0:
-        return {"pooled_std_points": None, "seeds_for_one_point": None}
-    return {"pooled_std_points": pooled, "seeds_for_one_point": seeds_for(1.0, pooled)}
+    deviations = [of["std"] for of in found if of["std"]]
+    pooled = math.sqrt(statistics.fmean(std**2 for std in deviations)) if deviations else None
+    alone = corrected = None
+    if pooled is not None and not several_folds:
+        alone, corrected = (seeds_for(effect, pooled, alpha=(1 - CONFIDENCE) / tests) for tests in (1, len(found)))
+    return {
+        "pooled_std_points": pooled,
+        "effect_points": effect,
+        "tests": len(found),
+        "seeds_alone": alone,
+        "seeds_after_holm": corrected,
+        "several_folds": several_folds,
+    }
 
 
 def say_noise(of: Mapping[str, Any]) -> str:
     """That, as a sentence."""
     if of["pooled_std_points"] is None:
         return "No noise was measured (more seeds would): nothing here tells an effect from chance."
-    needed = of["seeds_for_one_point"]
-    seeds = "more than 100,000 seeds" if needed is None else f"{needed:,} seeds"
+    begin = f"Paired differences deviate by {of['pooled_std_points']:.2f} points (pooled over the variants)"
+    if of["several_folds"]:
+        return f"{begin}; how many runs an effect would need is not said for folds that share clips: more seeds do not make them independent."
+    alone, corrected = (
+        "more than 100,000" if of[key] is None else f"{of[key]:,}" for key in ("seeds_alone", "seeds_after_holm")
+    )
     return (
-        f"Paired differences deviate by {of['pooled_std_points']:.2f} points (pooled over the variants): an effect of 1 point would need {seeds} "
-        f"to show with a probability of {POWER:g} in one test alone."
+        f"{begin}: to show with a probability of {POWER:g}, an effect of {of['effect_points']:g} point{'s' * (of['effect_points'] != 1)} would need "
+        f"{alone} seeds in one test alone, and {corrected} as the clearest of these {of['tests']} after Holm."
     )
 
 
-def _difference(val: Sequence[float], base: Sequence[float], overlap: float) -> dict[str, Any]:
+def _difference(
+    val: Sequence[float], base: Sequence[float], overlap: float, folds: Sequence[int] | None
+) -> dict[str, Any]:
     points = [100 * (mine - theirs) for mine, theirs in zip(val, base, strict=True)]
     if len(points) < 2:
         unknown: dict[str, Any] = dict.fromkeys((*Difference._fields, "bootstrap", "p_holm"))
         return {**unknown, "n": 1, "mean": points[0]}
-    found = paired(points, overlap)
-    boot = bootstrap_interval(points) if overlap == 0 else None  # which draws runs as if they were independent
-    return {**found._asdict(), "bootstrap": boot}
+    found = _told(paired(points, overlap, folds_N=folds))
+    if overlap == 0 and found["p"] is not None:  # the bootstrap draws runs as if they were independent
+        found["bootstrap"] = bootstrap_interval(points)
+    return found
+
+
+def _told(difference: Difference) -> dict[str, Any]:
+    """A difference as a record; JSON has no NaN."""
+    found = {key: None if math.isnan(value) else value for key, value in difference._asdict().items()}
+    return {**found, "bootstrap": None, "p_holm": None}
 
 
 def _row(arm: Arm, base: Arm, found: dict[str, Any] | None) -> dict[str, Any]:
@@ -131,7 +163,7 @@ def _row(arm: Arm, base: Arm, found: dict[str, Any] | None) -> dict[str, Any]:
 
 def _verdict(found: Mapping[str, Any]) -> str:
     if found.get("p_holm") is None:
-        return ONE_RUN
+        return ONE_RUN if found["n"] == 1 else NO_NOISE
     if found["p_holm"] >= 1 - CONFIDENCE:
         return INSIDE
     return BETTER if found["mean"] > 0 else WORSE

@@ -22,6 +22,10 @@ POWER = 0.8
 _MOST_SEEDS = 100_000
 
 
+# Assumed: far below any difference of accuracies and far above what rounding leaves of equal ones.
+_EQUAL = 1e-9
+
+
 class Difference(NamedTuple):
     """A mean difference in the scores' own unit, the deviation of the differences, its interval, and the two-sided p of no difference."""
 
@@ -33,16 +37,19 @@ class Difference(NamedTuple):
     p: float
 
 
-def paired(differences_N: ArrayLike, overlap: float = 0.0, confidence: float = CONFIDENCE) -> Difference:
+def paired(
+    differences_N: ArrayLike, overlap: float = 0.0, confidence: float = CONFIDENCE, folds_N: ArrayLike | None = None
+) -> Difference:
     """The mean of paired differences with Student's interval: mean ± t sqrt(var (1 / N + overlap)), t with N - 1 degrees of freedom.
 
     `overlap` is test clips over training clips where the differences come from folds whose training sets share clips, which are then
-    no independent samples; 0 for seeds on one split. Differences that are all equal have an interval of no width, and p 0, or 1 where they
-    are 0.
+    no independent samples; 0 for seeds on one split. `folds_N` says of which fold each is: where several seeds share a fold they share its
+    clips too, so the error is the larger one of all runs' and of the folds' means, with one degree of freedom less than there are folds.
+    That is at least as wide as it has to be. Differences that are all equal measure no noise: interval and p are NaN.
 
     Raises `UserError` with fewer than two differences, or one that is no number.
-    Source: Student, 1908; Nadeau and Bengio, Inference for the Generalization Error (2003), corrected resampled t; for seeds within folds
-    Bouckaert and Frank (2004).
+    Source: Student, 1908; Nadeau and Bengio, Inference for the Generalization Error (2003), corrected resampled t. Assumed: the larger of two
+    errors for seeds within folds, for which neither one alone covers (tests/test_differences.py).
     """
     values = np.asarray(differences_N, dtype=float)
     if values.ndim != 1 or len(values) < 2:
@@ -50,9 +57,16 @@ def paired(differences_N: ArrayLike, overlap: float = 0.0, confidence: float = C
     if not np.isfinite(values).all():
         raise UserError("a difference is no number; leave that run out")
     n, mean, std = len(values), float(values.mean()), float(values.std(ddof=1))
-    error = std * np.sqrt(1 / n + overlap)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
-    p = (1.0 if mean == 0 else 0.0) if error == 0 else float(2 * stats.t.sf(abs(mean) / error, n - 1))
+    if std <= _EQUAL * max(1.0, float(np.abs(values).max())):
+        return Difference(n, mean, 0.0, np.nan, np.nan, np.nan)
+    error, freedom = std * np.sqrt(1 / n + overlap), n - 1
+    names = np.unique(np.asarray(folds_N)) if folds_N is not None else np.arange(n)
+    if 1 < len(names) < n:
+        means = [values[np.asarray(folds_N) == name].mean() for name in names]
+        error = max(error, float(np.std(means, ddof=1)) * np.sqrt(1 / len(names) + overlap))
+        freedom = len(names) - 1
+    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, freedom))
     return Difference(n, mean, std, mean - half, mean + half, p)
 
 
@@ -129,13 +143,16 @@ class Effect(NamedTuple):
 
 
 def factorial_effects(
-    scores: Mapping[tuple[Any, ...], Sequence[float]], factors: Mapping[str, Sequence[Any]], overlap: float = 0.0
+    scores: Mapping[tuple[Any, ...], Sequence[float]],
+    factors: Mapping[str, Sequence[Any]],
+    overlap: float = 0.0,
+    folds: Sequence[int] | None = None,
 ) -> list[Effect]:
     """Main effects and two-way interactions of a full factorial: `scores` holds, for every combination of levels, a score per seed.
 
     A main effect is the mean over all levels of the other factors of the difference to the factor's first level. An interaction is what
     moving two factors together does beyond the sum of what each does alone, likewise averaged. Both are computed seed by seed, so the
-    interval is that of paired differences. `overlap` is as for `paired`.
+    interval is that of paired differences. `overlap` and `folds` are as for `paired`.
 
     Raises `UserError` where a combination is missing, or seeds differ in number.
     """
@@ -153,7 +170,7 @@ def factorial_effects(
     for i, name in enumerate(names):
         marginal = cube.mean(axis=tuple(k for k in range(len(names)) if k != i))  # (levels, seeds)
         effects += [
-            Effect((name,), (factors[name][level],), paired(marginal[level] - marginal[0], overlap))
+            Effect((name,), (factors[name][level],), paired(marginal[level] - marginal[0], overlap, folds_N=folds))
             for level in range(1, shape[i])
         ]
     for i, j in combinations(range(len(names)), 2):
@@ -162,7 +179,7 @@ def factorial_effects(
             for b in range(1, shape[j]):
                 beyond = marginal[a, b] - marginal[a, 0] - marginal[0, b] + marginal[0, 0]
                 levels = factors[names[i]][a], factors[names[j]][b]
-                effects.append(Effect((names[i], names[j]), levels, paired(beyond, overlap)))
+                effects.append(Effect((names[i], names[j]), levels, paired(beyond, overlap, folds_N=folds)))
     return effects
 
 

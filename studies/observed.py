@@ -13,6 +13,7 @@ import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,12 +25,15 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 from scipy import stats  # type: ignore[import-untyped]
 
+from search_space.architecture import Architecture
 from search_space.errors import UserError
 from search_space.space import get_space
 from studies import analysis
 from studies.differences import holm
 from studies.records import StudyRecords, encode, ordered
 from studies.statistics import CONFIDENCE
+from studies.variants import Setting, factors
+from trainers.config import get_recipe
 
 Choices = Mapping[str, Sequence[Any]]
 """Every choice by its name with its options, as `Space.choices`."""
@@ -458,11 +462,12 @@ def effects_report(records: StudyRecords) -> dict[str, Any]:
         raise UserError(str(error).replace("--study NAME", f"--study {records.name}")) from error
     states = trials["state"].value_counts()
     best = int(analysis.front(trials)["trial"].iloc[0])
-    factors = ",".join(_factors(found["objectives"]["val_accuracy"]["choices"]))
+    chosen = _factors(found["objectives"]["val_accuracy"]["choices"], _active(trials, best))
+    place = "" if records.path.parent == Path("runs") else f" --runs {shlex.quote(str(records.path.parent))}"
     return {
         "study": records.name,
         "evidence": f"observational: {OBSERVATIONAL}",
-        "ablation": f"python -m studies.ablate --study {records.name} --trial {best} --factors {factors}",
+        "ablation": f"python -m studies.ablate --study {records.name} --trial {best} --factors {','.join(chosen)}{place}",
         "data": {key: info["data"][key] for key in ("name", "synthetic", "counts", "digest", "fold")},
         "space": info["space"]["name"],
         "sampler": info.get("sampler") or _sampler(info["provenance"]["command"]),
@@ -472,11 +477,19 @@ def effects_report(records: StudyRecords) -> dict[str, Any]:
     }
 
 
-def _factors(choices: Sequence[Mapping[str, Any]], most: int = 3) -> list[str]:
-    """What to ablate: the choices above the noise, or else the first; a block's choice under the name that all blocks share."""
+def _factors(choices: Sequence[Mapping[str, Any]], active: Sequence[str], most: int = 3) -> list[str]:
+    """What to ablate of what is `active`: the choices above the noise, or else the first; a block's choice under the name that all blocks share."""
     clear = [of["choice"] for of in choices if of["importance"] is not None and of["importance"] > of["noise"]]
-    names = clear[:most] or [of["choice"] for of in choices[:1]]
-    return list(dict.fromkeys(re.sub(r"^b\d+_", "", name) for name in names))
+    names = [re.sub(r"^b\d+_", "", name) for name in (*clear, *(of["choice"] for of in choices))]
+    known = list(dict.fromkeys(name for name in names if name in active))
+    return known[: max(1, min(most, len({*known} & {re.sub(r"^b\d+_", "", name) for name in clear})))] or ["operator"]
+
+
+def _active(trials: pd.DataFrame, number: int) -> list[str]:
+    """What an ablation can change in a trial's network; the front end, which is no choice of a space, is any."""
+    network = Architecture.parse(str(trials.set_index("trial").loc[number, "architecture"]))
+    setting = Setting(network, get_recipe("short"), {"mels": 256, "n_fft": 2048, "hop": 1024})
+    return [name for name, of in factors(setting).items() if not of.inactive]
 
 
 def _sampler(command: str) -> str | None:

@@ -37,8 +37,10 @@ class Setting:
     front_end: Mapping[str, int]
 
     def same(self, other: Setting) -> bool:
-        """Whether both train the same; a recipe's name and its own length decide nothing here."""
+        """Whether both train the same; a recipe's name and its own length decide nothing here, nor does the orthonormal loss without an OSC."""
         mine, theirs = (replace(setting.recipe, name="", epochs=0) for setting in (self, other))
+        if self.network == other.network and all(block.operator != "osc" for block in self.network.blocks):
+            mine, theirs = replace(mine, orthonormal=0.0), replace(theirs, orthonormal=0.0)
         return (self.network, mine, dict(self.front_end)) == (other.network, theirs, dict(other.front_end))
 
 

@@ -78,10 +78,27 @@ def test_noise_is_pooled_over_the_variants(rows: list[dict[str, Any]]) -> None:
     found = contrasts.noise(rows)
     deviations = [row["difference_points"]["std"] for row in rows[1:]]
     assert found["pooled_std_points"] == pytest.approx(math.sqrt(np.mean(np.square(deviations))))
-    assert found["seeds_for_one_point"] == seeds_for(1.0, found["pooled_std_points"])
-    assert f"would need {found['seeds_for_one_point']} seeds" in contrasts.say_noise(found)
-    alike = build_rows(arm("base", [0.5, 0.6]), [arm("path", [0.5, 0.6])])
-    assert contrasts.noise(alike)["pooled_std_points"] is None
+    tests = len(rows) - 1
+    assert found["seeds_alone"] == seeds_for(1.0, found["pooled_std_points"])
+    assert found["seeds_after_holm"] == seeds_for(1.0, found["pooled_std_points"], alpha=0.05 / tests)
+    assert found["seeds_after_holm"] > found["seeds_alone"]
+    said = contrasts.say_noise(found)
+    assert f"an effect of 1 point would need {found['seeds_alone']:,} seeds in one test alone" in said
+    assert f"and {found['seeds_after_holm']:,} as the clearest of these {tests} after Holm" in said
+    large = contrasts.noise(rows, effect=5.0)
+    assert large["seeds_alone"] < found["seeds_alone"]
+    assert "an effect of 5 points would need" in contrasts.say_noise(large)
+    folds = contrasts.noise(rows, several_folds=True)
+    assert folds["seeds_alone"] is None
+    assert "more seeds do not make them independent" in contrasts.say_noise(folds)
+
+
+def test_equal_differences_are_no_verdict() -> None:
+    """Two runs that differ by the same number of clips say nothing of the noise, whatever floats leave of it."""
+    alike, shifted = build_rows(arm("base", [0.5, 0.525]), [arm("a", [0.5, 0.525]), arm("b", [0.4875, 0.5125])])[1:]
+    assert (alike["verdict"], shifted["verdict"]) == ("no noise measured", "no noise measured")
+    assert shifted["difference_points"]["p_holm"] is None
+    assert contrasts.noise([alike, shifted])["pooled_std_points"] is None
 
 
 def test_effects_of_a_factorial_have_their_noise() -> None:

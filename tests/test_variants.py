@@ -279,3 +279,13 @@ def test_a_factor_reads_as_a_row() -> None:
 def test_variants_are_named_without_torch() -> None:
     code = "import sys, studies.variants; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_an_osc_the_orthonormal_loss_is_no_change() -> None:
+    """A factorial would train the same network twice."""
+    base = setting("dssdn-middle")
+    other = dataclasses.replace(base, recipe=dataclasses.replace(base.recipe, orthonormal=0.0))
+    assert base.same(other)
+    base = setting("dssdn-small")
+    other = dataclasses.replace(base, recipe=dataclasses.replace(base.recipe, orthonormal=0.0))
+    assert not base.same(other)
