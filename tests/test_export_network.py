@@ -87,7 +87,9 @@ class TestPrograms:
         named = set(re.findall("|".join(OPERATORS), " ".join(name for name in NETWORKS if name.startswith("dssdn"))))
         assert named == set(OPERATORS)
 
-    @pytest.mark.parametrize("name", NETWORKS)
+    @pytest.mark.parametrize(
+        "name", [*NETWORKS[:-2], *(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS[-2:])]
+    )
     def test_says_what_torch_says_whatever_the_batch(self, name):
         network, probe = network_of(name), noise()
         before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

@@ -14,6 +14,7 @@ from trainers.config import get_recipe
 from trainers.runs import Run
 
 
+@pytest.mark.slow
 def test_it_compares_on_validation_clips_and_goes_on(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ FIELDS = {
 
 @pytest.mark.parametrize("benchmark", [train_step, inference], ids=["train_step", "inference"])
 class TestReport:
+    @pytest.mark.slow
     def test_one_case(self, benchmark, capsys):
         argv = ["--network", TINY, "--input", "16x8", "--batch", "2", "--rounds", "1", "--threads", "1", "--json"]
         assert benchmark.main(argv) == 0
@@ -86,6 +87,7 @@ class TestOtherReports:
             features.main(["--hours", "0"])
 
     @pytest.mark.slow
+    @pytest.mark.slow
     def test_a_whole_candidate(self, tiny_folder, capsys):
         assert trial.main(["--data", str(tiny_folder), "--networks", "0", "--budget", "32", "--json"]) == 0
         report = json.loads(capsys.readouterr().out)
@@ -98,6 +100,7 @@ class TestOtherReports:
         with pytest.raises(UserError, match="--rounds at least 1"):
             trial.main(["--rounds", "0"])
 
+    @pytest.mark.slow
     def test_an_epoch(self, capsys):
         argv = ["--network", TINY, "--input", "16x8", "--clips", "12", "--batches", "4,6", "--device", "cpu", "--json"]
         assert epoch.main(argv) == 0
