@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 
 from search_space.complexity import count_network
@@ -16,6 +17,7 @@ from search_space.errors import UserError
 from studies import ablate
 from studies.code import code_digest
 from studies.differences import holm, paired
+from studies.storage import open_storage
 from trainers.runs import Run
 
 BASE = "dssdn_c4-6_r0.5_sc_h8"
@@ -263,6 +265,13 @@ def test_a_trial_of_a_study_is_a_base_on_its_data(own_study: Path, capsys: pytes
     assert report["base"] == "dssdn-middle"
     assert (report["budget"], report["train_input"]) == (96, [16, 16])
     assert report["ablation"] == f"ablate-{report['data']['name']}"
+    assert report["folds"] == [5]
+
+    study = optuna.load_study(study_name="tiny", storage=open_storage(own_study / "tiny"))
+    study.set_user_attr("data", {**study.user_attrs["data"], "fold": 2})
+    assert asked(capsys, *options, "--factors", "attention")["folds"] == [2]
+    with pytest.raises(UserError, match="--subset is a part of --data; the base's study has its own data"):
+        ablate.main([*options, "--subset", "part.csv"])
 
 
 @pytest.mark.parametrize(
@@ -273,6 +282,8 @@ def test_a_trial_of_a_study_is_a_base_on_its_data(own_study: Path, capsys: pytes
         (("--study", "s", "--trial", "1"), "the base is --base, or a trial of --study"),
         (("--preset", "table2"), "--preset table2 has its own rows"),
         (("--seeds", "0"), "--seeds is at least 1, not 0"),
+        (("--effect", "0"), "--effect is more than 0 points, not 0"),
+        (("--storage", "postgresql://me@h/d"), "--storage says where a --study lies"),
         (("--grid", "--seeds", "1"), "--grid takes at least 2 seeds"),
         (("--folds", "one"), "--folds is 'all' or test folds such as 5 or 1,2, not 'one'"),
         (("--folds", "5,9"), r"fold 9 is not in the data; known: \[1, 2, 3, 4, 5\]"),

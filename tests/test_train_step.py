@@ -87,7 +87,6 @@ class TestOtherReports:
             features.main(["--hours", "0"])
 
     @pytest.mark.slow
-    @pytest.mark.slow
     def test_a_whole_candidate(self, tiny_folder, capsys):
         assert trial.main(["--data", str(tiny_folder), "--networks", "0", "--budget", "32", "--json"]) == 0
         report = json.loads(capsys.readouterr().out)
