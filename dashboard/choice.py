@@ -36,6 +36,8 @@ def chosen_study(names: list[str]) -> str:
     name = asked if asked in names else names[0]
     if asked not in (None, name):
         st.warning("There is no such study; this is the latest one.")
+    if asked != name:  # another study may be the latest at the next look: the page stays with this one
+        st.query_params["study"] = name
     st.session_state["study"] = name
 
     def change() -> None:

@@ -181,6 +181,15 @@ class TestAddress:
         assert [warning.value for warning in app.warning] == ["There is no such trained network in this study."]
         assert "The front" in texts(app)
 
+    def test_the_page_stays_with_its_study_when_another_becomes_the_latest(self, page, runs):
+        rename_study(runs, "tiny", "second")
+        os.utime(runs / "second" / JOURNAL, (1, 1))
+        app = page("network", trial="1")
+        assert app.query_params["study"] == "tiny"
+        os.utime(runs / "tiny" / JOURNAL, (0, 0))
+        app.run()
+        assert app.title[0].value == "tiny"
+
     def test_another_study_starts_without_a_network(self, page, runs):
         rename_study(runs, "tiny", "second")
         app = page("pareto", study="tiny", trial="1").selectbox(key="study").set_value("second").run()
