@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections.abc import Iterator
 
 import streamlit as st
 
 from search_space.errors import UserError
+
+# What a file that is torn or can not be read, or JSON of another shape than ours, brings about.
+_TORN = (
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    OSError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    zlib.error,
+)
 
 
 @contextlib.contextmanager
@@ -17,12 +32,7 @@ def part(heading: str | None = None) -> Iterator[None]:
         st.markdown(f"**{heading}**")
     try:
         yield
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:  # a file that is torn, or JSON of another shape than ours
+    except _TORN as error:
         st.warning("This part of the record can not be shown.", icon=":material/broken_image:")
         show_text(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
 

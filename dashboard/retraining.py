@@ -123,7 +123,7 @@ def _told(study: StudyRecords, wanted: Sequence[Job], new: Sequence[Job]) -> str
         count = "1 training" if len(new) == 1 else f"{len(new)} trainings"
         try:
             guess = estimate(study, new)
-        except (KeyError, TypeError, ValueError):  # a torn record of a trial: no reason not to ask
+        except (OSError, KeyError, TypeError, ValueError):  # a torn record of a trial: no reason not to ask
             guess = Estimate(math.nan, "")
         words += (
             f" **{count}: about {duration(guess.seconds)}**, estimated from {guess.basis}."
@@ -207,7 +207,7 @@ def _show_state(job: Job, state: State, key: str, turn: int) -> None:
 def _score(job: Job, state: State) -> str:
     """The accuracy on test, where it has one that can be read."""
     if state.name == "finished":
-        with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+        with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
             return f", test {per_cent(float((job.run.scores or {})['accuracy']))}"
     return ""
 

@@ -360,6 +360,14 @@ class TestTakingAlong:
         labels = [button.label for button in app.get("download_button")]
         assert labels == ["Weights (safetensors)", "ONNX", "Model card"]
 
+    def test_a_provenance_that_is_a_folder_leaves_the_files(self, section, runs):
+        (runs / "tiny" / "trials" / "00001" / "provenance.json").unlink(missing_ok=True)
+        (runs / "tiny" / "trials" / "00001" / "provenance.json").mkdir()
+        app = section("Take it along")
+        assert not app.exception
+        assert TORN in texts(app)
+        assert [button.label for button in app.get("download_button")] == ["Weights (safetensors)"]
+
     def test_a_torn_run_leaves_the_files(self, section, runs):
         (runs / "tiny" / "trials" / "00001" / "run.json").write_text("{")
         app = section("Take it along")

@@ -179,6 +179,13 @@ class TestJobs:
         assert TORN in texts(app)
         assert "**strong** recipe" in texts(app)
 
+    def test_scores_that_are_a_folder_do_not_hide_the_rest(self, page, runs):
+        (retraining(runs, state="finished") / "scores.json").mkdir()
+        app = page("retrain", trial="1")
+        assert not app.exception
+        assert TORN in texts(app)
+        assert "**strong** recipe" in texts(app)
+
     def test_foreign_folders_and_markup_do_no_harm(self, page, runs):
         path = retraining(runs, state="failed", error="<script>alert(1)</script> **bold**")
         (path / "log.txt").write_bytes(b"\xff\xfe<img src=x onerror=alert(1)>\n" * 9)
