@@ -58,7 +58,7 @@ class TestExperiments:
         assert "synthetic data" in texts(app)
         assert "(synthetic data)" in app.selectbox(key="ablation").options[0]
 
-    @pytest.mark.parametrize("text", ["{", "[1]", '{"base": "x"}'])
+    @pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000, '{"base": "x"}'])
     def test_a_torn_report_is_said_to_be_so_and_the_others_are_shown(self, page, runs, ablation, text) -> None:
         shutil.copytree(ablation, runs / "tried")
         torn = runs / "torn" / "reports" / "x"
