@@ -425,15 +425,24 @@ def work_off(runs: Path, at_once: int = AT_ONCE) -> list[Job]:
             raise UserError(f"process {other} works on the queue of {runs} already; wait for it, or end it")
         Run(runs).write_json(_WORKER, me)
     started: list[Job] = []
+    skipped: set[Path] = set()  # folders that can not be written: nobody waits for them
+
+    def waiting() -> list[Job]:
+        return [job for job in queued(runs) if job.run.path not in skipped]
+
     while True:
-        waiting = queued(runs)
-        if not waiting:
+        turns = waiting()
+        if not turns:
             with FileLock(runs / _LOCK):  # what is queued from here on starts another worker
-                if not queued(runs):
+                if not waiting():
                     (runs / _WORKER).unlink(missing_ok=True)
                     return started
-        for job in waiting[: max(0, at_once - _n_active(runs))]:
-            started += [job] if _begin(job) else []
+        for job in turns[: max(0, at_once - _n_active(runs))]:
+            try:
+                started += [job] if _begin(job) else []
+            except _TORN as error:
+                skipped.add(job.run.path)
+                print(f"{job.run.path} is passed over ({type(error).__name__}: {error})", file=sys.stderr, flush=True)
         time.sleep(_LOOK_S)
 
 
@@ -447,7 +456,7 @@ def _begin(job: Job) -> bool:
         try:
             _start(job, entry["resume"])
         except OSError as error:
-            with (run.path / "log.txt").open("ab") as log:
+            with contextlib.suppress(OSError), (run.path / "log.txt").open("ab") as log:
                 log.write(f"error: its process could not be started ({error})\n".encode())
             run.write_json("job.json", {"pid": 0, "pid_started": 0.0})  # of a process that never was
     return True
