@@ -29,6 +29,7 @@ import psutil
 from filelock import FileLock
 
 from search_space.errors import UserError, open_console, run_command
+from studies.reports import lies_inside
 from trainers.config import DEFAULT_RECIPE, get_recipe
 from trainers.config import RECIPES as _RECIPES
 from trainers.runs import Run, is_study_name, process_alive, retrain_folder
@@ -292,6 +293,7 @@ def _runs(study: Path) -> list[Run]:
         folders = [path for path in (study / "retrain").iterdir() if _FOLDER.fullmatch(path.name) and path.is_dir()]
     except OSError:
         return []
+    folders = [path for path in folders if lies_inside(path, study.parent)]
     return [Run(path) for path in folders if any((path / name).exists() for name in _RECORDS)]
 
 
@@ -391,6 +393,8 @@ def queued(runs: Path) -> list[Job]:
     for path in Path(runs).glob("*/retrain/*/job.json"):
         run = Run(path.parent)
         if not _FOLDER.fullmatch(path.parent.name) or not is_study_name(path.parents[2].name):
+            continue
+        if not lies_inside(path, Path(runs)):
             continue
         with contextlib.suppress(*_TORN):
             entry = _job(run)

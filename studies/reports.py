@@ -24,15 +24,27 @@ class Report(NamedTuple):
     error: str = ""
 
 
+def lies_inside(path: Path, folder: Path) -> bool:
+    """Whether a path stays inside a folder when every link on its way is followed: nothing is read, started or handed out beyond it."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        return False
+
+
 def ablations(runs: Path) -> list[Report]:
     """Every ablation's reports, the latest first; those that can not be read last."""
-    paths = [path for path in runs.glob("*/reports/*/ablation.json") if is_study_name(path.parts[-4])]
+    paths = [
+        path
+        for path in runs.glob("*/reports/*/ablation.json")
+        if is_study_name(path.parts[-4]) and lies_inside(path, runs)
+    ]
     return _sorted([_read(path, runs, _ABLATION) for path in paths])
 
 
 def fidelities(study: Path) -> list[Report]:
     """A study's reports of `studies.fidelity`, the latest first."""
-    paths = study.glob("fidelity/*/fidelity.json")
+    paths = [path for path in study.glob("fidelity/*/fidelity.json") if lies_inside(path, study.parent)]
     return _sorted([_read(path, study.parent, _FIDELITY) for path in paths])
 
 

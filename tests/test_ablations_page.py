@@ -78,6 +78,16 @@ class TestExperiments:
         assert not app.exception
         assert "This part of the record can not be shown." in texts(app)
 
+    def test_a_table_that_leads_elsewhere_is_not_handed_out(self, page, runs, ablation, tmp_path) -> None:
+        shutil.copytree(ablation, runs / "tried")
+        (tmp_path / "secret").write_text("secret")
+        table = report_of(runs).with_name("ablation.md")
+        table.unlink()
+        table.symlink_to(tmp_path / "secret")
+        app = page("ablations")
+        assert not app.exception
+        assert [button.proto.label for button in app.get("download_button")] == ["CSV", "LaTeX", "JSON"]
+
     @pytest.mark.parametrize("asked", ["../../etc", "<b>x</b>", "", "tried/reports/../reports"])
     def test_a_strange_ablation_in_the_address_is_refused(self, page, runs, ablation, asked) -> None:
         shutil.copytree(ablation, runs / "tried")

@@ -353,6 +353,18 @@ class TestQueue:
         assert "has no trained trial 2" in (jobs.state(whole.run).error or "")
         assert jobs.state(spoilt.run).name in ("failed", "queued")
 
+    @pytest.mark.parametrize("linked", ["study", "study/retrain", "study/retrain/00001-strong-e60-s0"])
+    def test_what_lies_elsewhere_is_not_started(self, tmp_path, linked):
+        job = Job("study", tmp_path / "elsewhere", trial=1)
+        job.run.path.mkdir(parents=True)
+        job.run.write_json("job.json", entry())
+        place = tmp_path / "runs" / linked
+        place.parent.mkdir(parents=True)
+        place.symlink_to(tmp_path / "elsewhere" / linked)
+        assert jobs.queued(tmp_path / "runs") == []
+        assert jobs._runs(tmp_path / "runs" / "study") == []
+        assert jobs.queued(tmp_path / "elsewhere") == [job]
+
     @pytest.mark.parametrize("device", ["gpu", "cpu --resume", "cuda:x", "", "cuda:1;ls"])
     def test_a_strange_device_is_refused(self, tmp_path, device):
         with pytest.raises(UserError, match="a device is auto, cpu"):

@@ -336,6 +336,15 @@ class TestTakingAlong:
         labels = [button.label for button in app.get("download_button")]
         assert labels == (["Weights (safetensors)"] if "card" in name else [])
 
+    def test_a_run_that_lies_elsewhere_is_not_handed_out(self, section, runs, tmp_path):
+        folder = runs / "tiny" / "trials" / "00001"
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+        app = section("Take it along")
+        assert not app.exception
+        assert "leads out of the runs folder" in texts(app)
+        assert not app.get("download_button")
+
     @pytest.mark.parametrize(
         "text", ["{", "[]", "3", '{"pid": "x", "pid_started": 1}', '{"pid": 1e400}', "[" * 100_000]
     )

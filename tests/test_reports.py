@@ -51,6 +51,16 @@ def test_brackets_without_end_are_told_apart(tmp_path: Path) -> None:
     assert report.error.startswith("RecursionError: ")
 
 
+@pytest.mark.parametrize("linked", ["ablate-a", "ablate-a/reports", "ablate-a/reports/one"])
+def test_what_lies_elsewhere_is_not_read(tmp_path: Path, linked: str) -> None:
+    write(tmp_path / "elsewhere" / "ablate-a" / "reports" / "one" / "ablation.json", {**WHOLE, "written": "2026"})
+    place = tmp_path / "runs" / linked
+    place.parent.mkdir(parents=True)
+    place.symlink_to(tmp_path / "elsewhere" / linked)
+    assert ablations(tmp_path / "runs") == []
+    assert len(ablations(tmp_path / "elsewhere")) == 1
+
+
 def test_no_folder_has_no_reports(tmp_path: Path) -> None:
     assert ablations(tmp_path / "nothing") == []
     assert fidelities(tmp_path / "nothing") == []

@@ -15,7 +15,7 @@ from search_space.errors import UserError
 from studies import contrasts
 from studies.charts import CONFIG, effects_figure, fidelity_figure, forest_figure, importance_figure
 from studies.records import StudyRecords
-from studies.reports import Report, ablations, fidelities
+from studies.reports import Report, ablations, fidelities, lies_inside
 
 _KINDS = {
     "ablations": "Experiments",
@@ -103,7 +103,7 @@ def _downloads(report: Report) -> None:
     columns = st.columns(len(kinds) + 4)
     for column, (name, label) in zip(columns, kinds.items(), strict=False):
         path = report.path.with_name(name)
-        if path.is_file():
+        if path.is_file() and lies_inside(path, runs_folder()):
             column.download_button(
                 label, path.read_bytes(), name, key=f"{label}-{report.key}", icon=":material/download:", width="stretch"
             )
