@@ -403,6 +403,14 @@ class TestServing:
         assert not app.title
         assert not app.metric
 
+    @pytest.mark.parametrize(("name", "value"), [("server.allowedHosts", []), ("browser.gatherUsageStats", True)])
+    def test_it_serves_with_the_shipped_settings_only(self, page, name, value):
+        app = page(settings={name: value})
+        assert not app.exception
+        [error] = app.error
+        assert "which holds `.streamlit/config.toml`." in error.value
+        assert not app.title
+
     def test_the_shipped_settings_keep_it_on_this_machine(self):
         settings = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())
         assert settings["server"]["address"] == "127.0.0.1"
