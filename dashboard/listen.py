@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ _SHOWN, _MORE = 4, 12
 _LARGEST_MB = 25
 _ENDINGS = ("wav", "flac", "ogg", "mp3")
 _WAIT_S = 1
+_PREFIX, _LEFT_S = "dssdn-try-", 3600
 
 
 def show_listen(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
@@ -89,6 +94,7 @@ def _show_mistake(
 
 def show_try(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
     """A recording of one's own, and the scene that the network hears in it, by a process of its own."""
+    _sweep()
     budget = (
         "" if is_retraining(run) else "It was trained on a short budget, so it errs as often as its accuracy says. "
     )
@@ -124,14 +130,28 @@ def _ask(run: Run, name: str, content: memoryview) -> Path:
         raise UserError(f"a recording ends in one of {list(_ENDINGS)}, not in {ending!r}")
     if len(content) > _LARGEST_MB * 1_000_000 * 1.1:
         raise UserError(f"a recording has at most {_LARGEST_MB} MB; cut it shorter")
-    folder = Path(tempfile.mkdtemp(prefix="dssdn-try-"))
-    recording = folder / f"recording.{ending}"
-    recording.write_bytes(content)
-    answers.ask(
-        folder / "answer",
-        ["-m", "trainers.predict", str(run.path.resolve()), str(recording), "--device", "cpu", "--json"],
-    )
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    try:
+        recording = folder / f"recording.{ending}"
+        recording.write_bytes(content)
+        answers.ask(
+            folder / "answer",
+            ["-m", "trainers.predict", str(run.path.resolve()), str(recording), "--device", "cpu", "--json"],
+        )
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return folder
+
+
+def _sweep() -> None:
+    """Delete this user's recordings that a page left behind: its tab was closed before they were heard."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            found = folder.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and time.time() - found.st_mtime > _LEFT_S:
+                answers.cancel(folder / "answer")
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _forget(heard: dict[str, Any]) -> None:

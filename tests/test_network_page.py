@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from optuna.trial import TrialState, create_trial
 from pages import ROOT, main_module_is_given_back, metrics, page, runs, texts
 from streamlit.testing.v1 import AppTest
 
+from dashboard import listen
+from search_space.errors import UserError
 from studies import answers, open_study
 from studies.jobs import Job
 from studies.storage import open_storage
@@ -415,6 +418,9 @@ def test_the_record_that_the_page_reads_is_json(runs):
     assert json.loads(json.dumps(data)) == data
 
 
+_LEFT = ("dssdn-try-old", "dssdn-try-new", "dssdn-try-link", "others")
+
+
 class TestTry:
     def heard(self, section, name: str, content: bytes) -> AppTest:
         """The page when the process that listened to this upload has ended."""
@@ -448,6 +454,25 @@ class TestTry:
         app = self.heard(section, name, content)
         assert "This recording could not be heard." in texts(app)
         assert said in texts(app)
+        assert not list(tmp_path.glob("dssdn-try-*"))
+
+    def test_one_that_a_closed_page_left_is_deleted(self, section, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        for name in ("dssdn-try-old", "dssdn-try-new", "others"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "recording.wav").write_bytes(b"x")
+        (tmp_path / "dssdn-try-link").symlink_to(tmp_path / "others")
+        for name in ("dssdn-try-old", "others"):
+            os.utime(tmp_path / name, (1, 1))
+        assert not section("Try").exception
+        assert sorted(path.name for path in tmp_path.iterdir() if path.name in _LEFT) == sorted(_LEFT[1:])
+        assert (tmp_path / "others" / "recording.wav").exists()
+
+    def test_one_that_can_not_be_asked_about_is_deleted(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
+        with pytest.raises(UserError, match="can not be written"):
+            listen._ask(Run(tmp_path / "run"), "x.wav", memoryview(b"x"))
         assert not list(tmp_path.glob("dssdn-try-*"))
 
     @pytest.mark.parametrize("name", ["../../etc/passwd", "x.wav.exe"])
