@@ -13,6 +13,7 @@ import streamlit as st
 
 _KEPT = "kept address"
 _PARAMETERS = ("study", "trial", "trials", "studies", "filter", "x", "colour", "view", "by", "what")
+_PARAMETERS += ("show", "ablation", "objective", "section", "weights")
 MOST_TRIALS = 24
 """Assumed: more networks than that are not compared by eye."""
 MOST_STUDIES = 4

@@ -299,16 +299,28 @@ class TestWeights:
         run = retrained(runs)
         for name in ("Accuracy", "Listen", "Try", "Take it along"):
             app = section(name)
-            assert app.selectbox(key="weights-of-tiny-1").options[1].endswith("2 epochs, seed 0 (test 75.0 %)")
-            app = app.selectbox(key="weights-of-tiny-1").set_value(run.path.name).run()
+            assert app.selectbox(key="pick-weights").options[1].endswith("2 epochs, seed 0 (test 75.0 %)")
+            app = app.selectbox(key="pick-weights").set_value(run.path.name).run()
             assert not app.exception
             assert not app.warning
         assert "load_model(Run(" in texts(app)
         assert "--epochs 2 --recipe short" in texts(app)
 
+    def test_the_address_keeps_them_and_the_section(self, page, runs):
+        run = retrained(runs)
+        app = page("network", study="tiny", trial="1", section="Take it along", weights=run.path.name)
+        assert not app.exception
+        assert "load_model(Run(" in texts(app)
+        app.switch_page("views/study.py").run()
+        app.query_params.clear()
+        app.switch_page("views/network.py").run()
+        assert not app.exception
+        assert (app.query_params["section"], app.query_params["weights"]) == ("Take it along", run.path.name)
+        assert "load_model(Run(" in texts(app)
+
     def test_without_a_retraining_there_is_no_choice(self, page):
         app = page("network", study="tiny", trial="1")
-        assert "weights-of-tiny-1" not in [box.key for box in app.selectbox]
+        assert "pick-weights" not in [box.key for box in app.selectbox]
 
 
 class TestTakingAlong:
