@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard.parts import part, show_text
+from dashboard.parts import NOT_DONE, part, show_text
 from search_space import Architecture
 from search_space.errors import UserError
 from studies import answers
@@ -117,7 +117,10 @@ def show_try(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
     asked = (study.name, run.path.name, uploaded.file_id)
     if heard.get("asked") != asked:
         _forget(heard)
-        heard.update(asked=asked, folder=_ask(run, uploaded.name, uploaded.getbuffer()))
+        with part(said=NOT_DONE):
+            heard.update(asked=asked, folder=_ask(run, uploaded.name, uploaded.getbuffer()))
+    if "asked" not in heard:
+        return
     st.audio(uploaded)
     waiting = "answer" not in heard
     st.fragment(_show_answer, run_every=_WAIT_S if waiting else None)(heard, waiting)

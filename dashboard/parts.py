@@ -23,17 +23,19 @@ _TORN = (
     ValueError,
     zlib.error,
 )
+NOT_DONE = "That could not be done."
+"""What heads the words of an action that failed."""
 
 
 @contextlib.contextmanager
-def part(heading: str | None = None) -> Iterator[None]:
-    """A part of the page, under a heading if one is given: what its record does not give is said in its place."""
+def part(heading: str | None = None, said: str = "This part of the record can not be shown.") -> Iterator[None]:
+    """A part of the page, under a heading if one is given: what its record does not give is said in its place, headed by `said`."""
     if heading:
         st.markdown(f"**{heading}**")
     try:
         yield
     except _TORN as error:
-        st.warning("This part of the record can not be shown.", icon=":material/broken_image:")
+        st.warning(said, icon=":material/broken_image:")
         show_text(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.parts import part, show_text
+from dashboard.parts import NOT_DONE, part, show_text
 from search_space.errors import UserError
 from studies import answers
 from studies.jobs import Job, is_retraining, job_of
@@ -107,8 +107,9 @@ def _show_export(run: Path, name: str, was_running: bool) -> None:
         if not running and st.button("Make ONNX and model card", key="export", icon=":material/package_2:"):
             missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
             formats = "card" if missing else "onnx,card"
-            answers.ask(_folder(run), ["-m", "studies.export", str(run.resolve()), "--to", formats, "--json"])
-            st.rerun()
+            with part(said=NOT_DONE):
+                answers.ask(_folder(run), ["-m", "studies.export", str(run.resolve()), "--to", formats, "--json"])
+                st.rerun()
         for file, (label, mime) in _FILES.items():
             path = _inside(run, run / "export" / file)
             if path is not None and not running:
