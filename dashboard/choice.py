@@ -55,7 +55,7 @@ def chosen_trial(trained: Container[int]) -> int | None:
         return None
     if re.fullmatch(r"[0-9]{1,9}", asked) and int(asked) in trained:
         return int(asked)
-    st.warning("There is no such trained network in this study.")
+    st.warning("The network in the address is not trained to the end, or does not exist in this study.")
     return None
 
 
@@ -71,7 +71,9 @@ def chosen_trials(trained: Container[int]) -> list[int]:
     words = [word for word in asked.split(",")[: 10 * MOST_TRIALS] if re.fullmatch(r"[0-9]{1,9}", word)]
     known = [int(word) for word in dict.fromkeys(words) if int(word) in trained]
     if asked and (len(known) != len(asked.split(",")) or len(known) > MOST_TRIALS):
-        st.warning("Not all of the networks in the address are shown: some do not exist, or they are too many.")
+        st.warning(
+            "Not all of the networks in the address are shown: some are not trained to the end, do not exist, or are too many."
+        )
     return known[:MOST_TRIALS]
 
 

@@ -178,8 +178,17 @@ class TestAddress:
     def test_a_strange_trial_is_refused(self, page, trial):
         app = page("pareto", study="tiny", trial=trial)
         assert not app.exception
-        assert [warning.value for warning in app.warning] == ["There is no such trained network in this study."]
+        assert [warning.value for warning in app.warning] == [
+            "The network in the address is not trained to the end, or does not exist in this study."
+        ]
         assert "The front" in texts(app)
+
+    def test_one_that_was_stopped_early_is_not_said_to_be_none(self, page, runs):
+        [stopped] = add_trials(runs, "tiny", ["stopped"])
+        [said] = page("network", study="tiny", trial=str(stopped)).warning
+        assert "not trained to the end, or does not exist" in said.value
+        [said] = page("compare", study="tiny", trials=f"0,1,{stopped}").warning
+        assert "some are not trained to the end, do not exist, or are too many" in said.value
 
     def test_the_page_stays_with_its_study_when_another_becomes_the_latest(self, page, runs):
         rename_study(runs, "tiny", "second")

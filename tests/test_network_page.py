@@ -112,14 +112,16 @@ class TestStructure:
     def test_a_strange_trial_in_the_address_is_refused(self, page, trial):
         app = page("network", study="tiny", trial=trial)
         assert not app.exception
-        assert [warning.value for warning in app.warning] == ["There is no such trained network in this study."]
+        assert [warning.value for warning in app.warning] == [
+            "The network in the address is not trained to the end, or does not exist in this study."
+        ]
         assert app.selectbox(key="network").value is None
 
     def test_failed_trials_are_no_networks(self, page, runs):
         study_of(runs).add_trial(create_trial(state=TrialState.FAIL, user_attrs={"architecture": "<b>", "error": "x"}))
         app = page("network", study="tiny", trial="4")
         assert not app.exception
-        assert "no such trained network" in texts(app)
+        assert "is not trained to the end" in texts(app)
 
 
 class TestAccuracy:
