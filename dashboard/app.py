@@ -14,10 +14,13 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 st.set_page_config(page_title="DSSDN Explorer", layout="wide")
 
 address = st.get_option("server.address")
-if address not in LOOPBACK:
+# Without names of hosts any site's page could reach this one by a name of its own that leads here; statistics would leave the machine.
+kept_in = st.get_option("server.allowedHosts") and not st.get_option("browser.gatherUsageStats")
+if address not in LOOPBACK or not kept_in:
+    asked = f", not {address or 'every network'}" if address not in LOOPBACK else ""
     st.error(
-        f"This page starts processes and reads files, so it serves this machine only, not {address or 'every network'}. "
-        "Start it from the project's folder, which holds `.streamlit/config.toml`, or add `--server.address 127.0.0.1`."
+        f"This page starts processes and reads files, so it serves this machine only{asked}. "
+        "Start it from the project's folder, which holds `.streamlit/config.toml`."
     )
     st.stop()
 

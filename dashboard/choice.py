@@ -13,6 +13,7 @@ import streamlit as st
 
 _KEPT = "kept address"
 _PARAMETERS = ("study", "trial", "trials", "studies", "filter", "x", "colour", "view", "by", "what")
+_PARAMETERS += ("show", "ablation", "objective", "section", "weights")
 MOST_TRIALS = 24
 """Assumed: more networks than that are not compared by eye."""
 MOST_STUDIES = 4
@@ -36,6 +37,8 @@ def chosen_study(names: list[str]) -> str:
     name = asked if asked in names else names[0]
     if asked not in (None, name):
         st.warning("There is no such study; this is the latest one.")
+    if asked != name:  # another study may be the latest at the next look: the page stays with this one
+        st.query_params["study"] = name
     st.session_state["study"] = name
 
     def change() -> None:
@@ -52,7 +55,7 @@ def chosen_trial(trained: Container[int]) -> int | None:
         return None
     if re.fullmatch(r"[0-9]{1,9}", asked) and int(asked) in trained:
         return int(asked)
-    st.warning("There is no such trained network in this study.")
+    st.warning("The network in the address is not trained to the end, or does not exist in this study.")
     return None
 
 
@@ -68,7 +71,9 @@ def chosen_trials(trained: Container[int]) -> list[int]:
     words = [word for word in asked.split(",")[: 10 * MOST_TRIALS] if re.fullmatch(r"[0-9]{1,9}", word)]
     known = [int(word) for word in dict.fromkeys(words) if int(word) in trained]
     if asked and (len(known) != len(asked.split(",")) or len(known) > MOST_TRIALS):
-        st.warning("Not all of the networks in the address are shown: some do not exist, or they are too many.")
+        st.warning(
+            "Not all of the networks in the address are shown: some are not trained to the end, do not exist, or are too many."
+        )
     return known[:MOST_TRIALS]
 
 

@@ -21,10 +21,10 @@ from dashboard.front import AXES
 from dashboard.parts import part, show_text
 from dashboard.progress import settings
 from dashboard.reading import KeptStudy, read_study, read_trials, study_names, trained_rows
-from search_space.errors import UserError
 from studies.analysis import clips_seen, front, hypervolume_course, hypervolume_of
 from studies.charts import CONFIG, SERIES, confusion_difference_figure, curves_figure, per_cent, quantity
 from studies.fronts import course_figure, fronts_figure, option_text
+from studies.mistakes import val_predictions
 from studies.records import known_choices
 
 _LISTED = 300
@@ -77,11 +77,10 @@ def show_networks(study: KeptStudy, trials: pd.DataFrame) -> None:
 
 
 def _show_confusion(study: KeptStudy, numbers: list[int], synthetic: bool) -> None:
-    first, second = (study.run(number).predictions("val") for number in numbers)
-    if first is None or second is None:
-        raise UserError("these runs hold no predictions of the validation clips")
+    classes = study.info["data"]["classes"]
+    first, second = (val_predictions(study.run(number), classes) for number in numbers)
     dark = st.context.theme.type == "dark"
-    figure = confusion_difference_figure(first, second, study.info["data"]["classes"], synthetic=synthetic, dark=dark)
+    figure = confusion_difference_figure(first, second, classes, synthetic=synthetic, dark=dark)
     st.plotly_chart(figure, key="difference", config=CONFIG, height=_HEIGHT, alt="Difference of two confusion matrices")
 
 

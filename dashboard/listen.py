@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from dashboard.parts import part, show_text
+from dashboard.parts import NOT_DONE, part, show_text
 from search_space import Architecture
 from search_space.errors import UserError
 from studies import answers
@@ -25,6 +29,7 @@ _SHOWN, _MORE = 4, 12
 _LARGEST_MB = 25
 _ENDINGS = ("wav", "flac", "ogg", "mp3")
 _WAIT_S = 1
+_PREFIX, _LEFT_S = "dssdn-try-", 3600
 
 
 def show_listen(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
@@ -89,6 +94,7 @@ def _show_mistake(
 
 def show_try(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
     """A recording of one's own, and the scene that the network hears in it, by a process of its own."""
+    _sweep()
     budget = (
         "" if is_retraining(run) else "It was trained on a short budget, so it errs as often as its accuracy says. "
     )
@@ -111,7 +117,10 @@ def show_try(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
     asked = (study.name, run.path.name, uploaded.file_id)
     if heard.get("asked") != asked:
         _forget(heard)
-        heard.update(asked=asked, folder=_ask(run, uploaded.name, uploaded.getbuffer()))
+        with part(said=NOT_DONE):
+            heard.update(asked=asked, folder=_ask(run, uploaded.name, uploaded.getbuffer()))
+    if "asked" not in heard:
+        return
     st.audio(uploaded)
     waiting = "answer" not in heard
     st.fragment(_show_answer, run_every=_WAIT_S if waiting else None)(heard, waiting)
@@ -124,14 +133,28 @@ def _ask(run: Run, name: str, content: memoryview) -> Path:
         raise UserError(f"a recording ends in one of {list(_ENDINGS)}, not in {ending!r}")
     if len(content) > _LARGEST_MB * 1_000_000 * 1.1:
         raise UserError(f"a recording has at most {_LARGEST_MB} MB; cut it shorter")
-    folder = Path(tempfile.mkdtemp(prefix="dssdn-try-"))
-    recording = folder / f"recording.{ending}"
-    recording.write_bytes(content)
-    answers.ask(
-        folder / "answer",
-        ["-m", "trainers.predict", str(run.path.resolve()), str(recording), "--device", "cpu", "--json"],
-    )
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    try:
+        recording = folder / f"recording.{ending}"
+        recording.write_bytes(content)
+        answers.ask(
+            folder / "answer",
+            ["-m", "trainers.predict", str(run.path.resolve()), str(recording), "--device", "cpu", "--json"],
+        )
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return folder
+
+
+def _sweep() -> None:
+    """Delete this user's recordings that a page left behind: its tab was closed before they were heard."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            found = folder.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and time.time() - found.st_mtime > _LEFT_S:
+                answers.cancel(folder / "answer")
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _forget(heard: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard.choice import choose_trial
+from dashboard.choice import choose_trial, keep, pick
 from dashboard.listen import show_listen, show_try
 from dashboard.parts import part, show_text
 from dashboard.reading import read_trials
@@ -35,7 +35,12 @@ def show_network(study: StudyRecords, row: dict[Any, Any]) -> None:
     st.caption(" · ".join(_choices(study, row)))
     run = _chosen_run(study, int(row["trial"]))
 
+    asked = st.query_params.get("section")
+    if asked in _SECTIONS and "section" not in st.session_state:
+        st.session_state["section"] = asked
     sections = st.tabs(_SECTIONS, key="section", on_change="rerun")
+    opened = next((name for name, section in zip(_SECTIONS, sections, strict=True) if section.open), _SECTIONS[0])
+    keep("section", "" if opened == _SECTIONS[0] else opened)
     shows = (_show_structure, _show_accuracy, show_listen, show_try, _show_neighbours, show_taking)
     for section, show in zip(sections, shows, strict=True):
         if section.open:
@@ -56,7 +61,7 @@ def _chosen_run(study: StudyRecords, trial: int) -> Run:
         row = known[name]
         return f"retrained: recipe {row['recipe']}, {row['epochs']} epochs, seed {row['seed']} (test {per_cent(row['test_accuracy'])})"
 
-    name = st.selectbox("Weights", ["", *known], format_func=describe, key=f"weights-of-{study.name}-{trial}")
+    name = pick("weights", "Weights", {name: describe(name) for name in ("", *known)}, in_a_list=True)
     return Run(study.path / "retrain" / name) if name else study.run(trial)
 
 

@@ -11,6 +11,7 @@ import streamlit as st
 from search_space.errors import UserError
 from studies.kept import Database, Keeper, KeptStudy
 from studies.records import StudyRecords, list_studies
+from studies.reports import lies_inside
 from studies.storage import JOURNAL
 
 __all__ = ["KeptStudy", "read_study", "read_trials", "rows_of", "runs_folder", "study_names", "trained_rows"]
@@ -24,8 +25,7 @@ def runs_folder() -> Path:
 def study_names() -> list[str]:
     """The studies that exist, the latest first, behind them those of the database alone. A folder that leads out of the runs is none."""
     runs, storage = runs_folder(), st.session_state.get("storage")
-    root = runs.resolve()
-    names = [name for name in list_studies(runs) if (runs / name).resolve().is_relative_to(root)]
+    names = [name for name in list_studies(runs) if lies_inside(runs / name, runs)]
     if storage is None:
         return names
     try:

@@ -13,8 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.choice import MOST_TRIALS, choose_trials
-from dashboard.parts import part, show_text
-from search_space.errors import UserError
+from dashboard.parts import NOT_DONE, part, show_text
 from studies import jobs
 from studies.charts import CONFIG, curve_figure, duration, per_cent, quantity
 from studies.estimates import Estimate, estimate
@@ -103,7 +102,7 @@ def _show_form(study: StudyRecords, trials: Sequence[int]) -> None:
     if start.button(
         "Retrain", type="primary", icon=":material/model_training:", key="retrain", width="stretch", disabled=not new
     ):
-        with part():
+        with part(said=NOT_DONE):
             for job in new:
                 jobs.enqueue(job)
             st.rerun()
@@ -123,7 +122,7 @@ def _told(study: StudyRecords, wanted: Sequence[Job], new: Sequence[Job]) -> str
         count = "1 training" if len(new) == 1 else f"{len(new)} trainings"
         try:
             guess = estimate(study, new)
-        except (KeyError, TypeError, ValueError):  # a torn record of a trial: no reason not to ask
+        except (OSError, KeyError, TypeError, ValueError):  # a torn record of a trial: no reason not to ask
             guess = Estimate(math.nan, "")
         words += (
             f" **{count}: about {duration(guess.seconds)}**, estimated from {guess.basis}."
@@ -143,7 +142,7 @@ def _devices() -> list[str]:
 
 def _show_live(study: StudyRecords, live: Sequence[Job], trials: Sequence[int], before: Looks) -> None:
     """The jobs that wait or are at work; the page is made anew where any job has come to another state, or is new."""
-    with part():
+    with part(said=NOT_DONE):
         jobs.attend(study.path.parent)
     if not before:
         st.caption("No network of this study has been retrained yet.")
@@ -191,11 +190,13 @@ def _show_state(job: Job, state: State, key: str, turn: int) -> None:
     name.markdown(f"trial {job.trial} · **{job.recipe}** recipe · {epochs} · seed {job.seed}")
     badge.badge(f"{label}{f', {turn} before it' if turn else ''}{_score(job, state)}", color=colour, icon=icon)
     if state.name in _LIVE and action.button("Cancel", key=f"cancel-{key}", width="stretch"):
-        jobs.cancel(job.run)
-        st.rerun()
+        with part(said=NOT_DONE):
+            jobs.cancel(job.run)
+            st.rerun()
     if state.resumable and action.button("Resume", key=f"resume-{key}", width="stretch"):
-        jobs.enqueue(job, resume=True)
-        st.rerun()
+        with part(said=NOT_DONE):
+            jobs.enqueue(job, resume=True)
+            st.rerun()
     if state.active or (state.name not in ("queued", "corrupt") and 0 < state.epoch < state.epochs):
         st.progress(min(1.0, max(0.0, state.epoch / max(1, state.epochs))), text=_progress(state))
     if state.error:
@@ -207,7 +208,7 @@ def _show_state(job: Job, state: State, key: str, turn: int) -> None:
 def _score(job: Job, state: State) -> str:
     """The accuracy on test, where it has one that can be read."""
     if state.name == "finished":
-        with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+        with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
             return f", test {per_cent(float((job.run.scores or {})['accuracy']))}"
     return ""
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.parts import part, show_text
+from dashboard.parts import NOT_DONE, part, show_text
+from search_space.errors import UserError
 from studies import answers
 from studies.jobs import Job, is_retraining, job_of
 from studies.records import Run, StudyRecords
+from studies.reports import lies_inside
 
 _FILES = {
     "network.onnx": ("ONNX", "application/octet-stream"),
@@ -38,6 +40,8 @@ def show_taking(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
             show_text(_how(run))
     with files, part("Files"):
         name = f"{study.name}-{run.path.name}"
+        if not lies_inside(run.path, study.path.parent):
+            raise UserError(f"{run.path} leads out of the runs folder, so its files are not handed out")
         _show_weights(run.path, name)
         exporting = answers.look(_folder(run.path)).name == "running"
         st.fragment(_show_export, run_every=_LOOK_S if exporting else None)(run.path, name, exporting)
@@ -103,8 +107,9 @@ def _show_export(run: Path, name: str, was_running: bool) -> None:
         if not running and st.button("Make ONNX and model card", key="export", icon=":material/package_2:"):
             missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
             formats = "card" if missing else "onnx,card"
-            answers.ask(_folder(run), ["-m", "studies.export", str(run.resolve()), "--to", formats, "--json"])
-            st.rerun()
+            with part(said=NOT_DONE):
+                answers.ask(_folder(run), ["-m", "studies.export", str(run.resolve()), "--to", formats, "--json"])
+                st.rerun()
         for file, (label, mime) in _FILES.items():
             path = _inside(run, run / "export" / file)
             if path is not None and not running:
@@ -125,4 +130,4 @@ def _show_export(run: Path, name: str, was_running: bool) -> None:
 
 def _inside(folder: Path, path: Path) -> Path | None:
     """The file, if it is one and lies in this very folder: what a link points to elsewhere is not handed out."""
-    return path if path.is_file() and path.resolve().is_relative_to(folder.resolve()) else None
+    return path if path.is_file() and lies_inside(path, folder) else None

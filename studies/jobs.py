@@ -29,6 +29,7 @@ import psutil
 from filelock import FileLock
 
 from search_space.errors import UserError, open_console, run_command
+from studies.reports import lies_inside
 from trainers.config import DEFAULT_RECIPE, get_recipe
 from trainers.config import RECIPES as _RECIPES
 from trainers.runs import Run, is_study_name, process_alive, retrain_folder
@@ -292,6 +293,7 @@ def _runs(study: Path) -> list[Run]:
         folders = [path for path in (study / "retrain").iterdir() if _FOLDER.fullmatch(path.name) and path.is_dir()]
     except OSError:
         return []
+    folders = [path for path in folders if lies_inside(path, study.parent)]
     return [Run(path) for path in folders if any((path / name).exists() for name in _RECORDS)]
 
 
@@ -392,6 +394,8 @@ def queued(runs: Path) -> list[Job]:
         run = Run(path.parent)
         if not _FOLDER.fullmatch(path.parent.name) or not is_study_name(path.parents[2].name):
             continue
+        if not lies_inside(path, Path(runs)):
+            continue
         with contextlib.suppress(*_TORN):
             entry = _job(run)
             if _waits(entry) and state(run).name == "queued":
@@ -425,15 +429,24 @@ def work_off(runs: Path, at_once: int = AT_ONCE) -> list[Job]:
             raise UserError(f"process {other} works on the queue of {runs} already; wait for it, or end it")
         Run(runs).write_json(_WORKER, me)
     started: list[Job] = []
+    skipped: set[Path] = set()  # folders that can not be written: nobody waits for them
+
+    def waiting() -> list[Job]:
+        return [job for job in queued(runs) if job.run.path not in skipped]
+
     while True:
-        waiting = queued(runs)
-        if not waiting:
+        turns = waiting()
+        if not turns:
             with FileLock(runs / _LOCK):  # what is queued from here on starts another worker
-                if not queued(runs):
+                if not waiting():
                     (runs / _WORKER).unlink(missing_ok=True)
                     return started
-        for job in waiting[: max(0, at_once - _n_active(runs))]:
-            started += [job] if _begin(job) else []
+        for job in turns[: max(0, at_once - _n_active(runs))]:
+            try:
+                started += [job] if _begin(job) else []
+            except _TORN as error:
+                skipped.add(job.run.path)
+                print(f"{job.run.path} is passed over ({type(error).__name__}: {error})", file=sys.stderr, flush=True)
         time.sleep(_LOOK_S)
 
 
@@ -447,7 +460,7 @@ def _begin(job: Job) -> bool:
         try:
             _start(job, entry["resume"])
         except OSError as error:
-            with (run.path / "log.txt").open("ab") as log:
+            with contextlib.suppress(OSError), (run.path / "log.txt").open("ab") as log:
                 log.write(f"error: its process could not be started ({error})\n".encode())
             run.write_json("job.json", {"pid": 0, "pid_started": 0.0})  # of a process that never was
     return True

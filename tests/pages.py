@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -24,6 +25,7 @@ from studies.storage import open_storage
 
 ROOT = Path(__file__).parent.parent
 Page = Callable[..., AppTest]
+_SHIPPED: Mapping[str, Any] = {"server.allowedHosts": ["localhost", "127.0.0.1"], "browser.gatherUsageStats": False}
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +44,8 @@ def runs(tiny_study: tuple[Path, str], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def page(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
-    """Opens the page of a name with these parameters in its URL, on a server at `address`."""
-    before = config.get_option("server.address")
+    """Opens the page of a name with these parameters in its URL, on a server at `address` with `settings` in place of the shipped ones."""
+    before = {name: config.get_option(name) for name in ("server.address", *_SHIPPED)}
 
     def open_page(
         view: str = "study",
@@ -51,9 +53,11 @@ def page(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
         folder: Path = runs,
         address: str | None = "127.0.0.1",
         storage: str | None = None,
+        settings: Mapping[str, Any] = MappingProxyType({}),
         **parameters: str,
     ) -> AppTest:
-        config.set_option("server.address", address)
+        for option, set_to in {"server.address": address, **_SHIPPED, **settings}.items():
+            config.set_option(option, set_to)
         database = [] if storage is None else ["--storage", storage]
         monkeypatch.setattr(sys, "argv", ["app.py", "--runs", str(folder), *database])
         app = AppTest.from_file(str(ROOT / "dashboard" / "app.py"), default_timeout=30)
@@ -64,7 +68,8 @@ def page(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
         return app.run()
 
     yield open_page
-    config.set_option("server.address", before)
+    for option, set_to in before.items():
+        config.set_option(option, set_to)
 
 
 def texts(app: AppTest) -> str:

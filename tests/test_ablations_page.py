@@ -56,9 +56,9 @@ class TestExperiments:
         report_of(runs).write_text(json.dumps(content))
         app = page("ablations")
         assert "synthetic data" in texts(app)
-        assert "(synthetic data)" in app.selectbox(key="ablation").options[0]
+        assert "(synthetic data)" in app.selectbox(key="pick-ablation").options[0]
 
-    @pytest.mark.parametrize("text", ["{", "[1]", '{"base": "x"}'])
+    @pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000, '{"base": "x"}'])
     def test_a_torn_report_is_said_to_be_so_and_the_others_are_shown(self, page, runs, ablation, text) -> None:
         shutil.copytree(ablation, runs / "tried")
         torn = runs / "torn" / "reports" / "x"
@@ -78,13 +78,23 @@ class TestExperiments:
         assert not app.exception
         assert "This part of the record can not be shown." in texts(app)
 
+    def test_a_table_that_leads_elsewhere_is_not_handed_out(self, page, runs, ablation, tmp_path) -> None:
+        shutil.copytree(ablation, runs / "tried")
+        (tmp_path / "secret").write_text("secret")
+        table = report_of(runs).with_name("ablation.md")
+        table.unlink()
+        table.symlink_to(tmp_path / "secret")
+        app = page("ablations")
+        assert not app.exception
+        assert [button.proto.label for button in app.get("download_button")] == ["CSV", "LaTeX", "JSON"]
+
     @pytest.mark.parametrize("asked", ["../../etc", "<b>x</b>", "", "tried/reports/../reports"])
     def test_a_strange_ablation_in_the_address_is_refused(self, page, runs, ablation, asked) -> None:
         shutil.copytree(ablation, runs / "tried")
         app = page("ablations", ablation=asked, show="<script>")
         assert not app.exception
         assert app.query_params["ablation"] == f"tried/reports/{report_of(runs).parent.name}"
-        assert app.query_params["show"] == "ablations"
+        assert app.session_state["pick-show"] == "ablations"
 
 
 class TestEffects:
@@ -92,6 +102,16 @@ class TestEffects:
         app = shown(page, "effects")
         assert not app.exception
         assert "trials" in app.info[0].value
+
+
+    def test_what_is_shown_survives_another_page(self, page) -> None:
+        app = page("ablations", study="tiny", show="effects", objective="macs")
+        app.switch_page("views/study.py").run()
+        app.query_params.clear()
+        app.switch_page("views/ablations.py").run()
+        assert not app.exception
+        assert (app.query_params["show"], app.query_params["objective"]) == ("effects", "macs")
+        assert app.session_state["pick-show"] == "effects"
 
 
 class TestFidelity:

@@ -50,6 +50,18 @@ class TestNetworks:
         assert [warning.value for warning in app.warning] == ["This part of the record can not be shown."] * 2
         assert table(app).shape[0] > 2
 
+    def test_a_record_that_is_a_folder_and_flipped_bits_leave_the_rest(self, page, runs):
+        folder = runs / "tiny" / "trials" / "00001"
+        content = bytearray((folder / "predictions-val.npz").read_bytes())
+        content[60:160] = bytes(100)
+        (folder / "predictions-val.npz").write_bytes(content)
+        (folder / "metrics.jsonl").unlink()
+        (folder / "metrics.jsonl").mkdir()
+        app = page("compare", trials="1,2")
+        assert not app.exception
+        assert [warning.value for warning in app.warning] == ["This part of the record can not be shown."] * 2
+        assert table(app).shape[0] > 2
+
     @pytest.mark.parametrize("trials", ["1", "1,99", "<b>,1", "1,1", "0" * 3000])
     def test_strange_lists_are_passed_over(self, page, trials):
         app = page("compare", study="tiny", trials=trials)

@@ -178,8 +178,26 @@ class TestAddress:
     def test_a_strange_trial_is_refused(self, page, trial):
         app = page("pareto", study="tiny", trial=trial)
         assert not app.exception
-        assert [warning.value for warning in app.warning] == ["There is no such trained network in this study."]
+        assert [warning.value for warning in app.warning] == [
+            "The network in the address is not trained to the end, or does not exist in this study."
+        ]
         assert "The front" in texts(app)
+
+    def test_one_that_was_stopped_early_is_not_said_to_be_none(self, page, runs):
+        [stopped] = add_trials(runs, "tiny", ["stopped"])
+        [said] = page("network", study="tiny", trial=str(stopped)).warning
+        assert "not trained to the end, or does not exist" in said.value
+        [said] = page("compare", study="tiny", trials=f"0,1,{stopped}").warning
+        assert "some are not trained to the end, do not exist, or are too many" in said.value
+
+    def test_the_page_stays_with_its_study_when_another_becomes_the_latest(self, page, runs):
+        rename_study(runs, "tiny", "second")
+        os.utime(runs / "second" / JOURNAL, (1, 1))
+        app = page("network", trial="1")
+        assert app.query_params["study"] == "tiny"
+        os.utime(runs / "tiny" / JOURNAL, (0, 0))
+        app.run()
+        assert app.title[0].value == "tiny"
 
     def test_another_study_starts_without_a_network(self, page, runs):
         rename_study(runs, "tiny", "second")
@@ -393,6 +411,14 @@ class TestServing:
         assert "serves this machine only" in app.error[0].value
         assert not app.title
         assert not app.metric
+
+    @pytest.mark.parametrize(("name", "value"), [("server.allowedHosts", []), ("browser.gatherUsageStats", True)])
+    def test_it_serves_with_the_shipped_settings_only(self, page, name, value):
+        app = page(settings={name: value})
+        assert not app.exception
+        [error] = app.error
+        assert "which holds `.streamlit/config.toml`." in error.value
+        assert not app.title
 
     def test_the_shipped_settings_keep_it_on_this_machine(self):
         settings = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())

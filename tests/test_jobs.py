@@ -340,6 +340,31 @@ class TestQueue:
         assert [job.trial for job in jobs.queued(tmp_path)] == [1]
         assert [run.path.name for run in jobs._runs(tmp_path / "study")] == ["00001-strong-e60-s0"]
 
+    @pytest.mark.parametrize("name", ["log.txt", "job.lock"])
+    def test_one_whose_folder_can_not_be_written_does_not_hold_up_the_next(self, tmp_path, monkeypatch, name):
+        monkeypatch.setattr(jobs, "_LOOK_S", 0.1)
+        spoilt, whole = (Job("study", tmp_path, trial=trial) for trial in (1, 2))
+        for since, job in enumerate((spoilt, whole)):
+            job.run.path.mkdir(parents=True)
+            job.run.write_json("job.json", entry(since=float(since)))
+        (spoilt.run.path / name).mkdir()
+        assert [job.trial for job in jobs.work_off(tmp_path)][-1] == 2
+        wait_for(lambda: jobs.state(whole.run).name == "failed")
+        assert "has no trained trial 2" in (jobs.state(whole.run).error or "")
+        assert jobs.state(spoilt.run).name in ("failed", "queued")
+
+    @pytest.mark.parametrize("linked", ["study", "study/retrain", "study/retrain/00001-strong-e60-s0"])
+    def test_what_lies_elsewhere_is_not_started(self, tmp_path, linked):
+        job = Job("study", tmp_path / "elsewhere", trial=1)
+        job.run.path.mkdir(parents=True)
+        job.run.write_json("job.json", entry())
+        place = tmp_path / "runs" / linked
+        place.parent.mkdir(parents=True)
+        place.symlink_to(tmp_path / "elsewhere" / linked)
+        assert jobs.queued(tmp_path / "runs") == []
+        assert jobs._runs(tmp_path / "runs" / "study") == []
+        assert jobs.queued(tmp_path / "elsewhere") == [job]
+
     @pytest.mark.parametrize("device", ["gpu", "cpu --resume", "cuda:x", "", "cuda:1;ls"])
     def test_a_strange_device_is_refused(self, tmp_path, device):
         with pytest.raises(UserError, match="a device is auto, cpu"):

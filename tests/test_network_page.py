@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from optuna.trial import TrialState, create_trial
 from pages import ROOT, main_module_is_given_back, metrics, page, runs, texts
 from streamlit.testing.v1 import AppTest
 
+from dashboard import listen
+from search_space.errors import UserError
 from studies import answers, open_study
 from studies.jobs import Job
 from studies.storage import open_storage
@@ -109,14 +112,16 @@ class TestStructure:
     def test_a_strange_trial_in_the_address_is_refused(self, page, trial):
         app = page("network", study="tiny", trial=trial)
         assert not app.exception
-        assert [warning.value for warning in app.warning] == ["There is no such trained network in this study."]
+        assert [warning.value for warning in app.warning] == [
+            "The network in the address is not trained to the end, or does not exist in this study."
+        ]
         assert app.selectbox(key="network").value is None
 
     def test_failed_trials_are_no_networks(self, page, runs):
         study_of(runs).add_trial(create_trial(state=TrialState.FAIL, user_attrs={"architecture": "<b>", "error": "x"}))
         app = page("network", study="tiny", trial="4")
         assert not app.exception
-        assert "no such trained network" in texts(app)
+        assert "is not trained to the end" in texts(app)
 
 
 class TestAccuracy:
@@ -296,16 +301,28 @@ class TestWeights:
         run = retrained(runs)
         for name in ("Accuracy", "Listen", "Try", "Take it along"):
             app = section(name)
-            assert app.selectbox(key="weights-of-tiny-1").options[1].endswith("2 epochs, seed 0 (test 75.0 %)")
-            app = app.selectbox(key="weights-of-tiny-1").set_value(run.path.name).run()
+            assert app.selectbox(key="pick-weights").options[1].endswith("2 epochs, seed 0 (test 75.0 %)")
+            app = app.selectbox(key="pick-weights").set_value(run.path.name).run()
             assert not app.exception
             assert not app.warning
         assert "load_model(Run(" in texts(app)
         assert "--epochs 2 --recipe short" in texts(app)
 
+    def test_the_address_keeps_them_and_the_section(self, page, runs):
+        run = retrained(runs)
+        app = page("network", study="tiny", trial="1", section="Take it along", weights=run.path.name)
+        assert not app.exception
+        assert "load_model(Run(" in texts(app)
+        app.switch_page("views/study.py").run()
+        app.query_params.clear()
+        app.switch_page("views/network.py").run()
+        assert not app.exception
+        assert (app.query_params["section"], app.query_params["weights"]) == ("Take it along", run.path.name)
+        assert "load_model(Run(" in texts(app)
+
     def test_without_a_retraining_there_is_no_choice(self, page):
         app = page("network", study="tiny", trial="1")
-        assert "weights-of-tiny-1" not in [box.key for box in app.selectbox]
+        assert "pick-weights" not in [box.key for box in app.selectbox]
 
 
 class TestTakingAlong:
@@ -336,6 +353,15 @@ class TestTakingAlong:
         labels = [button.label for button in app.get("download_button")]
         assert labels == (["Weights (safetensors)"] if "card" in name else [])
 
+    def test_a_run_that_lies_elsewhere_is_not_handed_out(self, section, runs, tmp_path):
+        folder = runs / "tiny" / "trials" / "00001"
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+        app = section("Take it along")
+        assert not app.exception
+        assert "leads out of the runs folder" in texts(app)
+        assert not app.get("download_button")
+
     @pytest.mark.parametrize(
         "text", ["{", "[]", "3", '{"pid": "x", "pid_started": 1}', '{"pid": 1e400}', "[" * 100_000]
     )
@@ -359,6 +385,14 @@ class TestTakingAlong:
         assert not app.exception
         labels = [button.label for button in app.get("download_button")]
         assert labels == ["Weights (safetensors)", "ONNX", "Model card"]
+
+    def test_a_provenance_that_is_a_folder_leaves_the_files(self, section, runs):
+        (runs / "tiny" / "trials" / "00001" / "provenance.json").unlink(missing_ok=True)
+        (runs / "tiny" / "trials" / "00001" / "provenance.json").mkdir()
+        app = section("Take it along")
+        assert not app.exception
+        assert TORN in texts(app)
+        assert [button.label for button in app.get("download_button")] == ["Weights (safetensors)"]
 
     def test_a_torn_run_leaves_the_files(self, section, runs):
         (runs / "tiny" / "trials" / "00001" / "run.json").write_text("{")
@@ -398,6 +432,9 @@ def test_the_record_that_the_page_reads_is_json(runs):
     assert json.loads(json.dumps(data)) == data
 
 
+_LEFT = ("dssdn-try-old", "dssdn-try-new", "dssdn-try-link", "others")
+
+
 class TestTry:
     def heard(self, section, name: str, content: bytes) -> AppTest:
         """The page when the process that listened to this upload has ended."""
@@ -431,6 +468,25 @@ class TestTry:
         app = self.heard(section, name, content)
         assert "This recording could not be heard." in texts(app)
         assert said in texts(app)
+        assert not list(tmp_path.glob("dssdn-try-*"))
+
+    def test_one_that_a_closed_page_left_is_deleted(self, section, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        for name in ("dssdn-try-old", "dssdn-try-new", "others"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "recording.wav").write_bytes(b"x")
+        (tmp_path / "dssdn-try-link").symlink_to(tmp_path / "others")
+        for name in ("dssdn-try-old", "others"):
+            os.utime(tmp_path / name, (1, 1))
+        assert not section("Try").exception
+        assert sorted(path.name for path in tmp_path.iterdir() if path.name in _LEFT) == sorted(_LEFT[1:])
+        assert (tmp_path / "others" / "recording.wav").exists()
+
+    def test_one_that_can_not_be_asked_about_is_deleted(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
+        with pytest.raises(UserError, match="can not be written"):
+            listen._ask(Run(tmp_path / "run"), "x.wav", memoryview(b"x"))
         assert not list(tmp_path.glob("dssdn-try-*"))
 
     @pytest.mark.parametrize("name", ["../../etc/passwd", "x.wav.exe"])

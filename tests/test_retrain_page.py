@@ -89,6 +89,14 @@ class TestForm:
         assert "how long that takes is not known" in texts(app)
         assert not app.button(key="retrain").disabled
 
+    def test_what_can_not_be_queued_is_said_not_to_be_done(self, page, runs):
+        app = page("retrain", study="tiny", trial="1")
+        (Job("tiny", runs, trial=1).run.path / "job.lock").mkdir(parents=True)
+        app.button(key="retrain").click().run()
+        assert not app.exception
+        assert [warning.value for warning in app.warning] == ["That could not be done."]
+        assert "can not be written" in texts(app)
+
     def test_failed_trials_are_not_offered(self, page, runs):
         study = optuna.load_study(study_name="tiny", storage=open_storage(runs / "tiny"))
         study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"architecture": "<b>x</b>", "error": "x"}))
@@ -174,6 +182,13 @@ class TestJobs:
     def test_scores_of_another_shape_do_not_hide_the_rest(self, page, runs, text):
         path = retraining(runs, state="finished")
         (path / "scores.json").write_text(text)
+        app = page("retrain", trial="1")
+        assert not app.exception
+        assert TORN in texts(app)
+        assert "**strong** recipe" in texts(app)
+
+    def test_scores_that_are_a_folder_do_not_hide_the_rest(self, page, runs):
+        (retraining(runs, state="finished") / "scores.json").mkdir()
         app = page("retrain", trial="1")
         assert not app.exception
         assert TORN in texts(app)

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from dashboard.choice import pick
 from dashboard.page import show_page
 from dashboard.parts import part, show_text
 from dashboard.reading import runs_folder
@@ -15,7 +16,7 @@ from search_space.errors import UserError
 from studies import contrasts
 from studies.charts import CONFIG, effects_figure, fidelity_figure, forest_figure, importance_figure
 from studies.records import StudyRecords
-from studies.reports import Report, ablations, fidelities
+from studies.reports import Report, ablations, fidelities, lies_inside
 
 _KINDS = {
     "ablations": "Experiments",
@@ -27,17 +28,7 @@ _OBJECTIVES = {"val_accuracy": "Validation accuracy", "params": "Parameters", "m
 
 def show(study: StudyRecords, trials: pd.DataFrame) -> None:
     """One of the three, as the URL says (`?show=effects`)."""
-    asked = st.query_params.get("show")
-    kind = st.segmented_control(
-        "Show",
-        list(_KINDS),
-        format_func=lambda name: _KINDS[name],
-        default=asked if asked in _KINDS else "ablations",
-        required=True,
-        label_visibility="collapsed",
-        key="show",
-    )
-    st.query_params["show"] = str(kind)
+    kind = pick("show", "Show", _KINDS)
     if kind == "ablations":
         show_ablations()
     elif kind == "effects":
@@ -60,15 +51,8 @@ def show_ablations() -> None:
         more = [] if str(runs) == "runs" else ["--runs", str(runs)]
         st.code(shlex.join(["python", "-m", "studies.ablate", "--base", "dssdn-middle", *more]), language="bash")
         return
-    asked = st.query_params.get("ablation")
-    key = st.selectbox(
-        "Ablation",
-        list(whole),
-        index=list(whole).index(asked) if asked in whole else 0,
-        format_func=lambda key: _label(whole[key]),
-        key="ablation",
-    )
-    st.query_params["ablation"] = key
+    key = pick("ablation", "Ablation", {key: _label(report) for key, report in whole.items()}, in_a_list=True)
+    st.query_params["ablation"] = key  # another one may be the latest at the next look
     with part():
         show_ablation(whole[key])
 
@@ -103,7 +87,7 @@ def _downloads(report: Report) -> None:
     columns = st.columns(len(kinds) + 4)
     for column, (name, label) in zip(columns, kinds.items(), strict=False):
         path = report.path.with_name(name)
-        if path.is_file():
+        if path.is_file() and lies_inside(path, runs_folder()):
             column.download_button(
                 label, path.read_bytes(), name, key=f"{label}-{report.key}", icon=":material/download:", width="stretch"
             )
@@ -133,21 +117,13 @@ def show_effects(study: StudyRecords, trials: pd.DataFrame) -> None:
         "This experiment settles it:"
     )
     st.code(report["ablation"], language="bash", wrap_lines=True)
-    name = st.segmented_control(
-        "Objective",
-        list(_OBJECTIVES),
-        format_func=lambda of: _OBJECTIVES[of],
-        default="val_accuracy",
-        required=True,
-        label_visibility="collapsed",
-        key="objective",
-    )
-    of = report["front"] if name == "front" else report["objectives"][str(name)]
-    figure = importance_figure(of, f"importance for {_OBJECTIVES[str(name)].lower()}", synthetic)
+    name = pick("objective", "Objective", _OBJECTIVES)
+    of = report["front"] if name == "front" else report["objectives"][name]
+    figure = importance_figure(of, f"importance for {_OBJECTIVES[name].lower()}", synthetic)
     st.plotly_chart(figure, key=f"importance-{study.name}-{name}", config=CONFIG)
     if name != "front":
         figure = effects_figure(
-            str(name), of, f"what each option went with: {_OBJECTIVES[str(name)].lower()}", synthetic
+            name, of, f"what each option went with: {_OBJECTIVES[name].lower()}", synthetic
         )
         rows = -(-sum(bool(choice["options"]) for choice in of["choices"]) // 4)
         st.plotly_chart(figure, key=f"effects-{study.name}-{name}", config=CONFIG, height=120 + 220 * max(1, rows))
