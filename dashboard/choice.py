@@ -12,8 +12,9 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 import streamlit as st
 
 _KEPT = "kept address"
-_PARAMETERS = ("study", "trial", "trials", "studies", "filter", "x", "colour", "view", "by", "what")
-_PARAMETERS += ("show", "ablation", "objective", "section", "weights")
+_CHOSEN = ("study", "trial", "trials", "studies", "filter")
+_LOOKS = ("x", "colour", "view", "by", "what", "show", "ablation", "objective", "section", "weights")
+_PARAMETERS = (*_CHOSEN, *_LOOKS)
 MOST_TRIALS = 24
 """Assumed: more networks than that are not compared by eye."""
 MOST_STUDIES = 4

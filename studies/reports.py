@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +53,7 @@ def _sorted(reports: list[Report]) -> list[Report]:
     return sorted(reports, key=lambda report: str(report.content.get("written", "")), reverse=True)
 
 
-def _read(path: Path, runs: Path, shape: dict[str, type]) -> Report:
+def _read(path: Path, runs: Path, shape: Mapping[str, type]) -> Report:
     key = path.parent.relative_to(runs).as_posix()
     try:
         content = json.loads(path.read_text("utf-8"))
