@@ -103,7 +103,6 @@ class TestEffects:
         assert not app.exception
         assert "trials" in app.info[0].value
 
-
     def test_what_is_shown_survives_another_page(self, page) -> None:
         app = page("ablations", study="tiny", show="effects", objective="macs")
         app.switch_page("views/study.py").run()

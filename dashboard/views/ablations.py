@@ -122,9 +122,7 @@ def show_effects(study: StudyRecords, trials: pd.DataFrame) -> None:
     figure = importance_figure(of, f"importance for {_OBJECTIVES[name].lower()}", synthetic)
     st.plotly_chart(figure, key=f"importance-{study.name}-{name}", config=CONFIG)
     if name != "front":
-        figure = effects_figure(
-            name, of, f"what each option went with: {_OBJECTIVES[name].lower()}", synthetic
-        )
+        figure = effects_figure(name, of, f"what each option went with: {_OBJECTIVES[name].lower()}", synthetic)
         rows = -(-sum(bool(choice["options"]) for choice in of["choices"]) // 4)
         st.plotly_chart(figure, key=f"effects-{study.name}-{name}", config=CONFIG, height=120 + 220 * max(1, rows))
 
