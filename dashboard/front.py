@@ -12,6 +12,7 @@ from dashboard.choice import MOST_TRIALS, choose_trial, choose_trials, keep
 from dashboard.filters import score
 from dashboard.parts import part
 from dashboard.reading import KeptStudy
+from search_space.errors import UserError
 from studies.charts import CONFIG, per_cent, quantity
 from studies.fronts import caps_of, front_figure, parallel_figure, space_figure
 from studies.jobs import retrained
@@ -27,6 +28,7 @@ VIEWS = {"plot": "Plot", "space": "3-D", "parallel": "All choices"}
 _CONFIG = CONFIG | {"modeBarButtonsToRemove": ["select2d", "autoScale2d"]}
 _HEIGHT = 520
 _LONG = 1_000  # rows
+_CONFIRMED = ("trial", "architecture", "val_mean", "val_low", "val_high")  # what the plot needs of a confirmed network
 
 
 def show_networks(
@@ -145,7 +147,13 @@ def _confirmed_by(study: KeptStudy) -> pd.DataFrame:
     """What `studies.confirm` found; a report that can not be read is said to be so, and leaves the plot without it."""
     found = pd.DataFrame(columns=["trial"])
     with part():
-        found = study.confirmed()
+        confirmed = study.confirmed()
+        if len(confirmed):
+            if missing := sorted({*_CONFIRMED} - {*confirmed.columns}):
+                raise UserError(f"the report of `studies.confirm` has not {', '.join(missing)}; make it again")
+            # A number that is none is told here, and does not cost the plot.
+            numbers = {name: float for name in _CONFIRMED if name.startswith("val_")}
+            found = confirmed.astype({**numbers, "trial": int})
     return found
 
 

@@ -39,11 +39,10 @@ def show_listen(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
     if not found:
         st.caption("It has all validation clips right.")
         return
-    st.caption(
-        "The validation clips that it most surely took for another class, the surest first. The dashed line is where the network cuts the "
-        "mel axis."
-    )
-    clips, architecture = _open_clips(json.dumps(data)), Architecture.parse(row["architecture"])
+    architecture = Architecture.parse(row["architecture"])
+    cut = " The dashed line is where the network cuts the mel axis." * any(block.cut for block in architecture.blocks)
+    st.caption(f"The validation clips that it most surely took for another class, the surest first.{cut}")
+    clips = _open_clips(json.dumps(data))
     mels = study.info["input" if is_retraining(run) else "train_input"][1]
     shown = found if st.session_state.get("all-mistakes") else found[:_SHOWN]
     for first in range(0, len(shown), 2):

@@ -83,9 +83,9 @@ def _show_structure(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
         st.markdown("**Diagram**")
         drawing = network_svg(architecture, (frames, mels), n_classes, dark=st.context.theme.type == "dark")
         st.image(drawing, width="stretch", alt=f"diagram of {architecture}: its costs stand in the tables beside it")
+        cut = "The dashed line cuts the mel axis, low bins to the left; blue is the heavy part. "
         st.caption(
-            "Shapes are channels × frames × mel bins. The dashed line cuts the mel axis, low bins to the left; blue is "
-            "the heavy part. Green lines at the side of a "
+            f"Shapes are channels × frames × mel bins. {cut * any(block.cut for block in architecture.blocks)}Green lines at the side of a "
             "block are what is distilled; the green rail is what the head sees."
         )
     with counted:

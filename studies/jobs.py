@@ -218,9 +218,9 @@ def is_begun(job: Job) -> bool:
 
 
 def cancel(run: Run) -> None:
-    """Take a retraining that waits out of the queue, or ask its process to end (SIGTERM): it keeps its finished batches. Nothing happens
-    when there is neither."""
-    if _unqueue(run):
+    """Take a retraining that waits out of the queue, and ask its process to end (SIGTERM), which may be one from a shell: it keeps its
+    finished batches. Nothing happens when there is neither."""
+    if _unqueue(run) and not state(run).active:
         return
     job = _job(run)
     for record in (job, run.status):

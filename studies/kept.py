@@ -92,7 +92,7 @@ class Keeper:
         self._info: dict[str, Any] = {}
         self._frame = pd.DataFrame()
         self._state: Any = None
-        self._count = 0
+        self._count = time.time_ns()  # no version of an earlier keeper of this study comes again
 
     def study(self) -> optuna.Study:
         with self._lock:

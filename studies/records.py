@@ -10,6 +10,7 @@ study.model(17)                    # trial 17's network with its weights: raw lo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from collections.abc import Iterable
@@ -153,12 +154,12 @@ def open_study(name: str, runs: Path | str = "runs", storage: str | None = None)
 
 def list_studies(runs: Path | str = "runs") -> list[str]:
     """Names of the studies in a folder, the most recently changed one first."""
-    found = {
-        path.parent: path.stat().st_mtime
-        for file in (ADDRESS, JOURNAL)
-        for path in Path(runs).glob(f"*/{file}")
-        if is_study_name(path.parent.name)
-    }
+    found: dict[Path, float] = {}
+    for file in (ADDRESS, JOURNAL):
+        for path in Path(runs).glob(f"*/{file}"):
+            if is_study_name(path.parent.name):
+                with contextlib.suppress(FileNotFoundError):  # deleted since it was found
+                    found[path.parent] = path.stat().st_mtime
     return [path.name for path in sorted(found, key=lambda path: found[path], reverse=True)]
 
 

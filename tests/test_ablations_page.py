@@ -97,6 +97,14 @@ class TestExperiments:
         assert app.session_state["pick-show"] == "ablations"
 
 
+class TestLabel:
+    def test_one_variant_is_one(self, page, runs, ablation) -> None:
+        shutil.copytree(ablation, runs / "tried")
+        content = json.loads(report_of(runs).read_text())
+        report_of(runs).write_text(json.dumps(content | {"rows": content["rows"][:2]}))
+        assert " 1 variant × " in page("ablations").selectbox(key="pick-ablation").options[0]
+
+
 class TestEffects:
     def test_few_trials_say_what_is_missing(self, page: object) -> None:
         app = shown(page, "effects")

@@ -31,6 +31,7 @@ from dashboard.progress import time_left
 from search_space.errors import UserError
 from studies import open_study
 from studies.kept import Keeper
+from studies.records import list_studies
 from studies.storage import JOURNAL, open_storage
 
 __all__ = ["main_module_is_given_back", "page", "runs"]
@@ -293,6 +294,22 @@ class TestKept:
         assert second.version != first.version
         pd.testing.assert_frame_equal(second.trials(), open_study("tiny", runs).trials())
         assert (len(first.trials()), len(second.trials()), len(second.owners)) == (4, 6, 1)
+
+    def test_no_version_comes_again(self, runs):
+        first, second = (Keeper("tiny", str(runs), None).look() for _ in range(2))
+        assert first.version != second.version
+
+    def test_a_study_that_goes_while_it_is_listed_is_left_out(self, runs, monkeypatch):
+        rename_study(runs, "tiny", "second")
+        glob = Path.glob
+
+        def slow_glob(path, pattern):
+            found = list(glob(path, pattern))
+            shutil.rmtree(runs / "second", ignore_errors=True)
+            return found
+
+        monkeypatch.setattr(Path, "glob", slow_glob)
+        assert list_studies(runs) == ["tiny"]
 
     def test_a_journal_that_was_replaced_is_read_anew(self, runs):
         keeper = Keeper("tiny", str(runs), None)

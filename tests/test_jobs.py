@@ -280,6 +280,13 @@ class TestQueue:
         assert jobs._runs(run.path.parents[1]) == []
         assert not jobs.is_begun(jobs.job_of(run))
 
+    def test_one_that_waits_and_runs_from_a_shell_is_ended(self, run, sleeper):
+        run.write_json("job.json", entry())
+        write_status(run, "running", sleeper)
+        jobs.cancel(run)
+        assert sleeper.wait(5) == -signal.SIGTERM
+        assert jobs.queued(run.path.parents[2]) == []
+
     def test_a_resumption_that_is_cancelled_leaves_what_was(self, run, sleeper):
         write_status(run, "interrupted", sleeper, pid=1, pid_started=1.0)
         run.write_json("job.json", entry(resume=True, before={"pid": 1, "pid_started": 1.0, "cancelled": True}))

@@ -15,7 +15,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
-from pages import ROOT, main_module_is_given_back, metrics, page, runs, texts
+from pages import ROOT, add_trials, main_module_is_given_back, metrics, page, runs, texts
 from streamlit.testing.v1 import AppTest
 
 from dashboard import listen
@@ -267,6 +267,15 @@ class TestListen:
         app = app.toggle(key="all-mistakes").set_value(True).run()
         assert not app.exception
         assert len(app.get("audio")) == len(said.labels_N)
+
+    def test_a_cut_is_spoken_of_where_there_is_one(self, section, runs):
+        [uncut] = add_trials(runs, "tiny", ["complete"], architecture="dssdn_c8-8_r1_sc_h64")
+        shutil.copytree(runs / "tiny" / "trials" / "00001", runs / "tiny" / "trials" / f"{uncut:05d}")
+        for name in ("Structure", "Listen"):
+            assert "dashed line" in texts(section(name))
+            app = section(name, trial=str(uncut))
+            assert not app.exception
+            assert "dashed line" not in texts(app)
 
     def test_without_mistakes_there_is_nothing_to_hear(self, section, runs):
         said = Run(runs / "tiny" / "trials" / "00001").predictions("val")

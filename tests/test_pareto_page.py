@@ -75,6 +75,7 @@ class TestPlot:
         assert not app.exception
         [trace] = [trace for trace in plot(app)["data"] if (trace.get("name") or "").startswith("confirmed")]
         assert (trace["y"], trace["customdata"]) == ([60.0], [[1]])
+        assert "trial 1, confirmed" in trace["hovertext"][0]
 
     def test_a_torn_confirmation_leaves_the_rest(self, page, runs):
         folder = runs / "tiny" / "confirm" / "short"
@@ -85,6 +86,19 @@ class TestPlot:
         assert "This part of the record can not be shown." in texts(app)
         assert "Trial 1" in texts(app)
         assert "4 networks" in texts(app)
+
+    @pytest.mark.parametrize("change", [{"val_low": "low"}, {"trial": [1]}, None])
+    def test_a_confirmation_of_another_version_leaves_the_plot(self, page, runs, change):
+        folder = runs / "tiny" / "confirm" / "short"
+        folder.mkdir(parents=True)
+        network = {"trial": 1, "architecture": "x", "study_val": 0.5, "val_mean": 0.6}
+        network |= {} if change is None else {"val_low": 0.5, "val_high": 0.7} | change
+        report = {"written": "2026", "recipe": "short", "budget": 96, "networks": [network]}
+        (folder / "confirm.json").write_text(json.dumps(report))
+        app = page("pareto")
+        assert not app.exception
+        assert [warning.value for warning in app.warning] == ["This part of the record can not be shown."]
+        assert plot(app)["data"]
 
 
 class TestChoice:

@@ -11,7 +11,7 @@ import streamlit as st
 from dashboard.choice import pick
 from dashboard.page import show_page
 from dashboard.parts import part, show_text
-from dashboard.reading import runs_folder
+from dashboard.reading import KeptStudy, runs_folder
 from search_space.errors import UserError
 from studies import contrasts
 from studies.charts import CONFIG, effects_figure, fidelity_figure, forest_figure, importance_figure
@@ -26,13 +26,13 @@ _KINDS = {
 _OBJECTIVES = {"val_accuracy": "Validation accuracy", "params": "Parameters", "macs": "MACs", "front": "The front"}
 
 
-def show(study: StudyRecords, trials: pd.DataFrame) -> None:
+def show(study: KeptStudy, trials: pd.DataFrame) -> None:
     """One of the three, as the URL says (`?show=effects`)."""
     kind = pick("show", "Show", _KINDS)
     if kind == "ablations":
         show_ablations()
     elif kind == "effects":
-        show_effects(study, trials)
+        show_effects(study)
     else:
         show_fidelity(study)
 
@@ -59,7 +59,8 @@ def show_ablations() -> None:
 
 def _label(report: Report) -> str:
     of = report.content
-    changed = f"{len(of['rows']) - 1} variants × {len(of['seeds']) * len(of['folds'])} runs"
+    variants = len(of["rows"]) - 1
+    changed = f"{variants} {'variant' if variants == 1 else 'variants'} × {len(of['seeds']) * len(of['folds'])} runs"
     kind = "" if of["kind"] == "one change" else f" · {of['kind']}"
     return f"{of['base']} on {of['data']['name']}{' (synthetic data)' * of['data']['synthetic']} · {changed}{kind} · {of['written'][:16]}"
 
@@ -94,8 +95,8 @@ def _downloads(report: Report) -> None:
 
 
 @st.cache_data(show_spinner="Asking the trials", max_entries=8)
-def _effects(_study: StudyRecords, name: str, path: str, states: tuple[tuple[str, int], ...]) -> dict[str, Any] | str:
-    """The effects of a study that has so many trials in each state, or why there are none yet."""
+def _effects(version: tuple[Any, ...], _study: KeptStudy) -> dict[str, Any] | str:
+    """The effects of a study as it is at this version, or why there are none yet."""
     from studies.observed import effects_report
 
     try:
@@ -104,10 +105,9 @@ def _effects(_study: StudyRecords, name: str, path: str, states: tuple[tuple[str
         return str(error)
 
 
-def show_effects(study: StudyRecords, trials: pd.DataFrame) -> None:
+def show_effects(study: KeptStudy) -> None:
     """What each choice went with in the study's own trials."""
-    counted = tuple(sorted((str(state), int(number)) for state, number in trials["state"].value_counts().items()))
-    report = _effects(study, study.name, str(study.path.resolve()), counted)
+    report = _effects(study.version, study)
     if isinstance(report, str):
         st.info(report, icon=":material/hourglass_top:")
         return
