@@ -56,6 +56,7 @@ class TestOfficialMetadata:
         assert report["format"]["input"] == [431, 256]
 
     @real
+    @pytest.mark.slow
     def test_2022(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """Unpacked into the published layout, as its archive has it; no recording is there."""
         (tmp_path / "evaluation_setup").mkdir()

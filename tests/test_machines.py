@@ -506,6 +506,7 @@ class TestArtifacts:
 
 
 class TestBenchmarks:
+    @pytest.mark.slow
     def test_workers_are_measured_with_the_stand_in(self, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = ["--workers", "2", "--seconds", "0.3", "--each", "2", "--storage", "none", "--json"]
         assert workers.main(arguments) == 0

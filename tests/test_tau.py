@@ -312,6 +312,7 @@ class TestSubset:
         assert any("subset split50.csv" in notice for notice in half.notices)
 
     @real
+    @pytest.mark.slow
     def test_rows_that_the_published_subset_has_not(self, tmp_path: Path) -> None:
         for path in CSV_2022.glob("*.gz"):
             shutil.copy(path, tmp_path)
