@@ -10,19 +10,18 @@ import streamlit as st
 
 from dashboard.choice import (
     MOST_STUDIES,
-    MOST_TRIALS,
     choose_studies,
     choose_trials,
     chosen_studies,
     chosen_trials,
     pick,
 )
-from dashboard.front import AXES
+from dashboard.front import AXES, show_several
 from dashboard.parts import part, show_text
 from dashboard.progress import settings
 from dashboard.reading import KeptStudy, read_study, read_trials, study_names, trained_rows
 from studies.analysis import clips_seen, front, hypervolume_course, hypervolume_of
-from studies.charts import CONFIG, SERIES, confusion_difference_figure, curves_figure, per_cent, quantity
+from studies.charts import CONFIG, SERIES, confusion_difference_figure, curves_figure, per_cent
 from studies.fronts import course_figure, fronts_figure, option_text
 from studies.mistakes import val_predictions
 from studies.records import known_choices
@@ -36,24 +35,17 @@ def show_networks(study: KeptStudy, trials: pd.DataFrame) -> None:
     """The networks of the URL beside one another."""
     trained = trained_rows(trials)
     numbers = chosen_trials(trained)
-    best = sorted(trained, key=lambda number: trained[number]["val_accuracy"], reverse=True)
-    offered = list(dict.fromkeys([*numbers, *best[:_LISTED]]))
-
-    def describe(number: int) -> str:
-        row = trained[number]
-        return f"trial {number} · {per_cent(row['val_accuracy'])} · {quantity(row['params'])} params · {row['architecture']}"
-
-    st.session_state["compare-trials"] = numbers
-    st.multiselect(
+    offered = show_several(
         "Networks",
-        offered,
-        key="compare-trials",
-        format_func=describe,
-        max_selections=MOST_TRIALS,
-        on_change=lambda: choose_trials(st.session_state["compare-trials"]),
-        placeholder="choose two or more, or take the lasso on the Pareto page",
+        "compare-trials",
+        trained,
+        numbers,
+        _LISTED,
+        lambda: choose_trials(st.session_state["compare-trials"]),
+        "choose two or more, or take the lasso on the Pareto page",
+        all_at_once=True,
     )
-    if len(offered) < len(trained):
+    if offered < len(trained):
         st.caption(f"Listed are the {_LISTED} most accurate of {len(trained):,}; the Pareto page has all of them.")
     if len(numbers) < 2:
         words = "Choose two or more networks" if len(trained) > 1 else "There are no two trained networks yet"

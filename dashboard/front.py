@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -143,6 +143,38 @@ def show_list(trained: dict[int, dict[Any, Any]], trial: int | None) -> None:
     )
 
 
+def show_several(
+    label: str,
+    key: str,
+    trained: dict[int, dict[Any, Any]],
+    chosen: list[int],
+    most: int,
+    on_change: Callable[[], None],
+    placeholder: str,
+    all_at_once: bool = False,
+) -> int:
+    """A list of the `chosen` networks to add to and to take from, `most` of the most accurate ones offered; how many are."""
+    best = sorted(trained, key=lambda number: trained[number]["val_accuracy"], reverse=True)
+    offered = list(dict.fromkeys([*chosen, *best[:most]]))
+
+    def describe(number: int) -> str:
+        row = trained[number]
+        return f"trial {number} · {per_cent(row['val_accuracy'])} · {quantity(row['params'])} params · {row['architecture']}"
+
+    st.session_state[key] = chosen
+    st.multiselect(
+        label,
+        offered,
+        key=key,
+        format_func=describe,
+        on_change=on_change,
+        max_selections=MOST_TRIALS,
+        select_all=all_at_once,
+        placeholder=placeholder,
+    )
+    return len(offered)
+
+
 def _confirmed_by(study: KeptStudy) -> pd.DataFrame:
     """What `studies.confirm` found; a report that can not be read is said to be so, and leaves the plot without it."""
     found = pd.DataFrame(columns=["trial"])
@@ -170,9 +202,8 @@ def _plot(
     _confirmed: pd.DataFrame,
     _retrained: pd.DataFrame,
 ) -> go.Figure:
-    confirmed = _confirmed
     known = _trials.set_index("trial")[["params", "macs"]]
-    shown = confirmed[confirmed["trial"].isin(known.index)].reset_index(drop=True)
+    shown = _confirmed[_confirmed["trial"].isin(known.index)].reset_index(drop=True)
     costs = known.loc[shown["trial"]].reset_index(drop=True)
     return front_figure(
         _trials,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from dashboard.choice import chosen_study, keep_address, open_address
 from dashboard.parts import part, show_text
-from dashboard.reading import KeptStudy, read_study, read_trials, runs_folder, study_names
+from dashboard.reading import KeptStudy, read_study, read_trials, runs_folder, study_names, trained_rows
 
 _LOOK_S = 5  # between two looks for a first study
 
@@ -35,6 +36,14 @@ def show_page(title: str, show: Callable[[KeptStudy, pd.DataFrame], None]) -> No
             show_kind(study)
         show(study, trials)
     keep_address()
+
+
+def show_trained(trials: pd.DataFrame) -> dict[int, dict[Any, Any]]:
+    """The fully trained networks' rows by trial; where there is none yet, that is said."""
+    trained = trained_rows(trials)
+    if not trained:
+        st.info("No network is trained yet. Reload this page in a minute.", icon=":material/hourglass_top:")
+    return trained
 
 
 def show_kind(study: KeptStudy) -> None:

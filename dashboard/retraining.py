@@ -12,10 +12,11 @@ from typing import Any, Literal
 import pandas as pd
 import streamlit as st
 
-from dashboard.choice import MOST_TRIALS, choose_trials
+from dashboard.choice import choose_trials
+from dashboard.front import show_several
 from dashboard.parts import NOT_DONE, part, show_text
 from studies import jobs
-from studies.charts import CONFIG, curve_figure, duration, per_cent, quantity
+from studies.charts import CONFIG, curve_figure, duration, per_cent
 from studies.estimates import Estimate, estimate
 from studies.jobs import Job, State
 from studies.records import StudyRecords
@@ -58,27 +59,19 @@ def show_retraining(study: StudyRecords, trained: dict[int, dict[Any, Any]], tri
 
 def _show_choice(trained: dict[int, dict[Any, Any]], trials: list[int]) -> None:
     """Which networks; the most accurate ones are offered, any other one can be chosen on the other pages."""
-    best = sorted(trained, key=lambda number: trained[number]["val_accuracy"], reverse=True)
-    offered = list(dict.fromkeys([*trials, *best[:_MOST_OFFERED]]))
-
-    def describe(number: int) -> str:
-        row = trained[number]
-        return f"trial {number} · {per_cent(row['val_accuracy'])} · {quantity(row['params'])} params · {row['architecture']}"
 
     def change() -> None:
         choose_trials(st.session_state["networks"])
         st.query_params.pop("trial", None)  # all that is chosen stands in the list now
 
-    st.session_state["networks"] = trials
-    st.multiselect(
+    show_several(
         "Networks to retrain",
-        offered,
-        key="networks",
-        format_func=describe,
-        on_change=change,
-        max_selections=MOST_TRIALS,
-        select_all=False,
-        placeholder="choose networks here, or on the Pareto page",
+        "networks",
+        trained,
+        trials,
+        _MOST_OFFERED,
+        change,
+        "choose networks here, or on the Pareto page",
     )
 
 

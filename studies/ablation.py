@@ -126,6 +126,10 @@ class Ablation:
         fold = self.folds[0]
         return count(variant.setting.network, self.input(variant, fold), len(fold.dataset.classes))
 
+    def called(self, job: Job) -> str:
+        """A training's variant, and its fold where there are several."""
+        return job.variant.label + (f" on fold {job.fold.number}" if len(self.folds) > 1 else "")
+
     @cached_property
     def jobs(self) -> list[list[Job]]:
         """Every arm's runs, in an order that all arms share."""
@@ -188,8 +192,7 @@ def train_missing(
     waiting = []
     for job in (job for job in jobs if job.run.path not in done):
         if not retry_failed and _has_failed(job.run):
-            on = f" on fold {job.fold.number}" if len(ablation.folds) > 1 else ""
-            failures[f"{job.variant.label}{on} with seed {job.seed}"] = str(job.run.status["error"])
+            failures[f"{ablation.called(job)} with seed {job.seed}"] = str(job.run.status["error"])
         else:
             waiting.append(job)
     first, data = ablation.folds[0], ablation.folds[0].dataset
@@ -218,8 +221,7 @@ def train_missing(
             *(ablation.budget, hands.threads),
             front_end=None if front_end == fold.features.front_end else front_end,
         )
-        where = f" on fold {fold_number}" if len(ablation.folds) > 1 else ""
-        planned = [Planned(job.variant.label + where, job.run, job.config) for job in group]
+        planned = [Planned(ablation.called(job), job.run, job.config) for job in group]
         try:
             train_all(console, planned, task, hands)
         except Failures as failed:

@@ -11,7 +11,7 @@ import math
 import re
 import shlex
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -479,10 +479,13 @@ def effects_report(records: StudyRecords) -> dict[str, Any]:
 
 def _factors(choices: Sequence[Mapping[str, Any]], active: Sequence[str], most: int = 3) -> list[str]:
     """What to ablate of what is `active`: the choices above the noise, or else the first; a block's choice under the name that all blocks share."""
-    clear = [of["choice"] for of in choices if of["importance"] is not None and of["importance"] > of["noise"]]
-    names = [re.sub(r"^b\d+_", "", name) for name in (*clear, *(of["choice"] for of in choices))]
-    known = list(dict.fromkeys(name for name in names if name in active))
-    return known[: max(1, min(most, len({*known} & {re.sub(r"^b\d+_", "", name) for name in clear})))] or ["operator"]
+
+    def known(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+        names = (re.sub(r"^b\d+_", "", of["choice"]) for of in rows)
+        return list(dict.fromkeys(name for name in names if name in active))
+
+    clear = known(of for of in choices if of["importance"] is not None and of["importance"] > of["noise"])
+    return clear[:most] or known(choices)[:1] or ["operator"]
 
 
 def _active(trials: pd.DataFrame, number: int) -> list[str]:
