@@ -13,7 +13,7 @@ from dashboard.filters import score
 from dashboard.parts import part
 from dashboard.reading import KeptStudy
 from search_space.errors import UserError
-from studies.charts import CONFIG, per_cent, quantity
+from studies.charts import CONFIG, dress, per_cent, quantity
 from studies.fronts import caps_of, front_figure, parallel_figure, space_figure
 from studies.jobs import retrained
 from studies.published import published_on
@@ -27,6 +27,7 @@ VIEWS = {"plot": "Plot", "space": "3-D", "parallel": "All choices"}
 
 _CONFIG = CONFIG | {"modeBarButtonsToRemove": ["select2d", "autoScale2d"]}
 _HEIGHT = 520
+_MARGIN = {"t": 44, "r": 12, "b": 150, "l": 76}  # pixels; what a label or the legend needs beyond these draws all anew
 _LONG = 1_000  # rows
 _CONFIRMED = ("trial", "architecture", "val_mean", "val_low", "val_high")  # what the plot needs of a confirmed network
 
@@ -43,10 +44,12 @@ def show_networks(
         marked = _marked(key, _numbers(selection), chosen)
         again, full = _confirmed_by(study), retrained(study)
         results = (tuple(again.get("written", ())), tuple(full["run"]))
-        figure = _plot(what, x, colour, tuple(sorted(marked)), results, study, trials, on_front, again, full)
+        dark = st.context.theme.type == "dark"
+        figure = _plot(what, x, colour, tuple(sorted(marked)), results, dark, study, trials, on_front, again, full)
         st.plotly_chart(
             figure,
             key=key,
+            theme=None,  # `dress` says why
             on_select=lambda: _choose(*choice_of(_selection(key), trials)),
             selection_mode=("points", "lasso"),
             config=_CONFIG,
@@ -196,6 +199,7 @@ def _plot(
     colour: str | None,
     marked: tuple[int, ...],
     results: tuple[Any, ...],
+    dark: bool,
     _study: KeptStudy,
     _trials: pd.DataFrame,
     _front: set[int],
@@ -205,7 +209,7 @@ def _plot(
     known = _trials.set_index("trial")[["params", "macs"]]
     shown = _confirmed[_confirmed["trial"].isin(known.index)].reset_index(drop=True)
     costs = known.loc[shown["trial"]].reset_index(drop=True)
-    return front_figure(
+    figure = front_figure(
         _trials,
         x,
         synthetic=_study.info["data"]["synthetic"],
@@ -217,6 +221,8 @@ def _plot(
         retrained=_retrained[_retrained["trial"].isin(known.index)],
         front=_front,
     )
+    figure.update_layout(margin=_MARGIN)
+    return dress(figure, dark, _HEIGHT)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

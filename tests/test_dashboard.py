@@ -449,7 +449,7 @@ class TestServing:
         code = (
             "import sys; from streamlit.testing.v1 import AppTest\n"
             "for view in ('study', 'pareto', 'compare'):\n"
-            "    app = AppTest.from_file('dashboard/app.py', default_timeout=60)\n"
+            "    app = AppTest.from_file('dashboard/router.py', default_timeout=60)\n"
             "    app.query_params['trial'], app.query_params['trials'] = '1', '0,1'\n"
             "    if view != 'study': app.switch_page(f'views/{view}.py')\n"
             "    app.run(); assert not app.exception, app.exception; assert app.title\n"

@@ -426,7 +426,7 @@ def test_no_section_loads_torch(runs):
     code = (
         "import sys; from streamlit.testing.v1 import AppTest\n"
         "for view in ('network', 'retrain'):\n"
-        "    app = AppTest.from_file('dashboard/app.py', default_timeout=60); app.query_params['trial'] = '1'\n"
+        "    app = AppTest.from_file('dashboard/router.py', default_timeout=60); app.query_params['trial'] = '1'\n"
         "    app.switch_page(f'views/{view}.py').run(); assert not app.exception, app.exception\n"
         "    for name in ('Accuracy', 'Listen', 'Try', 'Neighbours', 'Take it along') if view == 'network' else ():\n"
         "        app.session_state['section'] = name; app.run(); assert not app.exception, app.exception\n"
