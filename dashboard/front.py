@@ -85,7 +85,31 @@ def show_front_table(front: pd.DataFrame, key: str, chosen: set[int]) -> None:
 
 
 def show_table(study: KeptStudy, trials: pd.DataFrame, on_front: set[int], chosen: set[int]) -> None:
-    """All trials that are shown, to be sorted by any column, chosen from and taken along as CSV."""
+    """All trials that are shown, to be sorted by any column, chosen from and taken along as CSV; a long table is made where it is asked for."""
+    heading, download = st.columns([4, 1], vertical_alignment="bottom")
+    heading.subheader(f"{len(trials):,} networks" if len(trials) != 1 else "1 network", anchor=False)
+    download.download_button(
+        "CSV",
+        lambda: trials.to_csv(index=False).encode(),
+        f"{study.name}.csv",
+        "text/csv",
+        key=f"csv-{study.name}",
+        on_click="ignore",
+        icon=":material/download:",
+        width="stretch",
+        help="these networks with all columns",
+    )
+    if len(trials) > _LONG:
+        table = st.expander("Table of all", key=f"table-{study.name}", on_change="rerun", icon=":material/table_rows:")
+        if not table.open:
+            return
+        with table:
+            _show_rows(study, trials, on_front, chosen)
+    else:
+        _show_rows(study, trials, on_front, chosen)
+
+
+def _show_rows(study: KeptStudy, trials: pd.DataFrame, on_front: set[int], chosen: set[int]) -> None:
     choices = list(known_choices(study.info))
     rows = trials.assign(accuracy=(100 * score(trials)).round(2), front=trials["trial"].isin(on_front))
     rows = rows.sort_values("accuracy", ascending=False, na_position="last", kind="stable")
@@ -103,19 +127,6 @@ def show_table(study: KeptStudy, trials: pd.DataFrame, on_front: set[int], chose
         "architecture": st.column_config.TextColumn("Network", width="medium"),
         **{name: st.column_config.Column(name.replace("_", " ").capitalize(), width="small") for name in choices},
     }
-    heading, download = st.columns([4, 1], vertical_alignment="bottom")
-    heading.subheader(f"{len(rows):,} networks" if len(rows) != 1 else "1 network", anchor=False)
-    download.download_button(
-        "CSV",
-        lambda: trials.to_csv(index=False).encode(),
-        f"{study.name}.csv",
-        "text/csv",
-        key=f"csv-{study.name}",
-        on_click="ignore",
-        icon=":material/download:",
-        width="stretch",
-        help="these networks with all columns",
-    )
     key = f"rows-{study.name}-{st.query_params.get('filter', '')}"
     _show_table(rows[list(columns)], key, chosen, columns, height=min(420, 38 + 35 * len(rows)))
 

@@ -15,13 +15,25 @@ from studies.records import StudyRecords, list_studies
 from studies.reports import lies_inside
 from studies.storage import JOURNAL
 
-__all__ = ["KeptStudy", "asked", "read_study", "read_trials", "rows_of", "runs_folder", "study_names", "trained_rows", "warm"]
+__all__ = [
+    "KeptStudy",
+    "asked",
+    "read_study",
+    "read_trials",
+    "rows_of",
+    "runs_folder",
+    "study_names",
+    "trained_rows",
+    "warm",
+]
 
 
 def asked() -> argparse.Namespace:
     """What the command that started the server said: `runs`, the folder with studies, and `storage`, a PostgreSQL or None."""
     parser = argparse.ArgumentParser(prog="streamlit run dashboard/app.py --")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)"
+    )
     parser.add_argument("--storage", metavar="URL", help="the PostgreSQL that holds studies, as in studies.run")
     return parser.parse_args()
 
