@@ -28,6 +28,7 @@ VIEWS = {"plot": "Plot", "space": "3-D", "parallel": "All choices"}
 _CONFIG = CONFIG | {"modeBarButtonsToRemove": ["select2d", "autoScale2d"]}
 _HEIGHT = 520
 _MARGIN = {"t": 44, "r": 12, "b": 150, "l": 76}  # pixels; what a label or the legend needs beyond these draws all anew
+_PICKED = "picked"
 _LONG = 1_000  # rows
 _CONFIRMED = ("trial", "architecture", "val_mean", "val_low", "val_high")  # what the plot needs of a confirmed network
 
@@ -50,7 +51,7 @@ def show_networks(
             figure,
             key=key,
             theme=None,  # `dress` says why
-            on_select=lambda: _choose(*choice_of(_selection(key), trials)),
+            on_select=lambda: _choose(*choice_of(_selection(key), trials), len(_numbers(_selection(key)))),
             selection_mode=("points", "lasso"),
             config=_CONFIG,
             height=_HEIGHT,
@@ -257,6 +258,12 @@ def choice_of(selection: dict[str, Any], trials: pd.DataFrame) -> tuple[int | No
     return None, most_accurate(numbers, trials)
 
 
+def picked_more(several: list[int]) -> int | None:
+    """How many networks were picked where these are only the most accurate ones of them; None where they are all."""
+    best, number = st.session_state.get(_PICKED, ([], 0))
+    return number if several and best == several and number > len(several) else None
+
+
 def most_accurate(numbers: Iterable[int], trials: pd.DataFrame) -> list[int]:
     """These trials, the most accurate first, as many as one can look at."""
     rows = trials[trials["trial"].isin(list(numbers))]
@@ -264,8 +271,9 @@ def most_accurate(numbers: Iterable[int], trials: pd.DataFrame) -> list[int]:
     return [int(trial) for trial in rows.loc[best, "trial"]]
 
 
-def _choose(trial: int | None, several: list[int]) -> None:
-    """Write a choice into the URL; a single network stays where nothing takes its place."""
+def _choose(trial: int | None, several: list[int], number: int = 0) -> None:
+    """Write a choice into the URL; a single network stays where nothing takes its place. `number` were picked, of which `several` are the best."""
+    st.session_state[_PICKED] = (several, number)
     if several:
         keep("trial", "")
     choose_trial(trial)
@@ -283,7 +291,7 @@ def _show_table(rows: pd.DataFrame, key: str, chosen: set[int], columns: dict[st
         found = [number for number in numbers if number in picked(widget)]  # the rows' order: the most accurate first
         if not found:
             keep("trial", "")
-        _choose(found[0] if len(found) == 1 else None, found[:MOST_TRIALS] if len(found) > 1 else [])
+        _choose(found[0] if len(found) == 1 else None, found[:MOST_TRIALS] if len(found) > 1 else [], len(found))
 
     current = f"{key}-{_words(st.session_state.get(f'{key}-marked'))}"
     by_itself = picked(current)

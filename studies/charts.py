@@ -8,6 +8,7 @@ so that one figure serves a light and a dark page. Source: Okabe and Ito, Color 
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,9 @@ CONFIG = {
     "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
 }
 """Plotly's own settings for every figure shown: nothing leaves the machine, and only the buttons that help."""
+
+_LINE = 44
+"""Characters of a title in a line: what a window of 390 pixels has room for."""
 
 BENEATH = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "itemsizing": "constant"}
 """A legend under the figure."""
@@ -361,6 +365,8 @@ def dress(figure: go.Figure, dark: bool, height: int) -> go.Figure:
         plot_bgcolor=ground,
         hoverlabel={"bgcolor": ground, "bordercolor": lines, "font": {"color": words, "size": 13}},
     )
+    halo = f"0 0 3px {ground}, 0 0 3px {ground}, 0 0 5px {ground}"  # a name that lies over markers can be read
+    figure.update_traces(textfont={"shadow": halo}, selector=lambda trace: "text" in (trace.mode or ""))
     figure.layout.template = None  # an empty one would count as another one at every look
     return figure
 
@@ -375,13 +381,13 @@ def write_html(figures: go.Figure | Sequence[go.Figure], path: Path) -> None:
 
 def layout(title: str = "", synthetic: bool = False) -> dict[str, Any]:
     """What all figures share: the title, with the word that the data is synthetic, and narrow margins."""
-    words = [html.escape(title)] if title else []
+    words = [title] if title else []
     words += ["synthetic data"] if synthetic else []
-    text = " · ".join(words)
+    lines = textwrap.wrap(" · ".join(words), _LINE)
     return {
         "template": "plotly_white",
-        "title": {"text": text},
-        "margin": {"t": 48 if text else 16, "r": 16, "b": 16, "l": 16},
+        "title": {"text": "<br>".join(map(html.escape, lines))},
+        "margin": {"t": 29 + 19 * len(lines) if lines else 16, "r": 16, "b": 16, "l": 16},
     }
 
 
