@@ -2,9 +2,10 @@
 
 The study is made up (`benchmarks.large_study`): three in ten of its trials complete, half stopped early, the rest duplicates, over a cap, failed.
 
-* opening: from the address to a drawn Pareto page whose script has ended. The first time no server has ever read the study; then the same
-  server again; then a new server, which finds what the first one kept.
+* opening: from the address to a drawn Pareto page whose script has ended. The first time no server has ever read the study, and the page is
+  asked for as soon as the server answers; then the same server again; then a new server, which finds what the first one kept.
 * click: from a click on a point to its network beside the plot.
+* table: from a click on "Table of all", which a large study's page makes only then, to the table.
 * live: CPU seconds that the server uses for each second of wall clock while the Study page of a running study is open and a trial ends
   every few seconds, as a share of the machine's cores.
 """
@@ -53,12 +54,14 @@ NAME = "large"
 _COMPLETE = 0.3
 _ENDINGS = {"stopped": 50, "duplicate": 15, "over_cap": 3, "failed": 2}
 _RUNGS = (100, 300, 900)
+_LONG = 2_000
+"""Trials from which on the table is surely one that is made when it is asked for."""
 _ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
 
 _DRAWN = """() => {
     const plot = document.querySelector('.js-plotly-plot')
     return plot && plot._fullLayout && plot.querySelector('.scatterlayer, .gl-canvas') && plot.querySelector('.legend')
-        && document.querySelectorAll('[data-testid=stDataFrame]').length >= 2
+        && document.querySelector('[data-testid=stDataFrame]')
         && !document.querySelector('[data-testid=stStatusWidget]')
 }"""
 _PLACES = """limit => {
@@ -190,6 +193,20 @@ def click_points(page: Any, times: int) -> list[float]:
     return taken
 
 
+def open_table(page: Any) -> float:
+    """Seconds from a click to the table of all networks."""
+    before = page.locator("[data-testid=stDataFrame]").count()
+    began = time.perf_counter()
+    page.get_by_text("Table of all").click()
+    page.wait_for_function(
+        "many => document.querySelectorAll('[data-testid=stDataFrame]').length > many"
+        " && !document.querySelector('[data-testid=stStatusWidget]')",
+        arg=before,
+        polling=20,
+    )
+    return time.perf_counter() - began
+
+
 def cost_of_looking(
     browser: Any, runs: Path, seconds: float, every_s: float, views: tuple[str, ...] = ("",)
 ) -> dict[str, float]:
@@ -274,6 +291,7 @@ def main(argv: list[str] | None = None) -> int:
                     if len(opened) < options.opens:
                         page.close()
                 clicked = click_points(page, options.clicks)
+                table_s = open_table(page) if sum(states) > _LONG else math.nan
                 page.close()
             with served(runs) as (address, _):
                 page, restarted_s = open_page(window, address)
@@ -290,6 +308,7 @@ def main(argv: list[str] | None = None) -> int:
         "open_new_server_s": restarted_s,
         "click_s": statistics.median(clicked),
         "clicks_s": clicked,
+        "table_s": None if math.isnan(table_s) else table_s,
         "live": live,
         "load": os.getloadavg()[0],
     }
@@ -305,6 +324,8 @@ def main(argv: list[str] | None = None) -> int:
         ("click_s", "a click to the network beside the plot, median"),
     ):
         table.add_row(words, f"{row[key]:.2f}")
+    if row["table_s"] is not None:
+        table.add_row("a click to the table of all networks", f"{table_s:.2f}")
     table.add_row("server's CPU for a second of an open live page", f"{live['cpu_s_per_s']:.3f}")
     console.print(table)
     console.print(f"an open live page takes {live['share_of_cores']:.1%} of the machine's {os.cpu_count()} cores")

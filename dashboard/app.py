@@ -1,45 +1,29 @@
-"""The dashboard: `streamlit run dashboard/app.py [-- --runs DIR]`. This file only decides which page runs, and for whom."""
+"""The dashboard's server: `streamlit run dashboard/app.py [-- --runs DIR --storage URL]`. `dashboard.router` is what each visitor runs."""
 
 from __future__ import annotations
 
-import argparse
-import gc
+import contextlib
+import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-# No icons, nor those of pages: streamlit fetches the picture of the tab from the network.
-st.set_page_config(page_title="DSSDN Explorer", layout="wide")
+@contextlib.asynccontextmanager
+async def warmed(_: Any) -> AsyncIterator[None]:
+    """While it serves: what the first page needs is read from the start on, beside the server and not before it."""
+    threading.Thread(target=_warm, name="warm", daemon=True).start()
+    yield
 
-address = st.get_option("server.address")
-# Without names of hosts any site's page could reach this one by a name of its own that leads here; statistics would leave the machine.
-kept_in = st.get_option("server.allowedHosts") and not st.get_option("browser.gatherUsageStats")
-if address not in LOOPBACK or not kept_in:
-    asked = f", not {address or 'every network'}" if address not in LOOPBACK else ""
-    st.error(
-        f"This page starts processes and reads files, so it serves this machine only{asked}. "
-        "Start it from the project's folder, which holds `.streamlit/config.toml`."
-    )
-    st.stop()
 
-parser = argparse.ArgumentParser(prog="streamlit run dashboard/app.py --")
-parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)")
-parser.add_argument("--storage", metavar="URL", help="the PostgreSQL that holds studies, as in studies.run")
-options = parser.parse_args()
-st.session_state["runs"], st.session_state["storage"] = options.runs, options.storage
+def _warm() -> None:
+    # What can not be read is told by the page that is asked for it, and a wrong argument too.
+    with contextlib.suppress(Exception, SystemExit):
+        from dashboard.reading import warm
 
-pages = [
-    st.Page("views/study.py", title="Study", default=True),
-    st.Page("views/pareto.py", title="Pareto"),
-    st.Page("views/network.py", title="Network"),
-    st.Page("views/ablations.py", title="Ablations"),
-    st.Page("views/compare.py", title="Compare"),
-    st.Page("views/retrain.py", title="Retrain"),
-]
-st.navigation(pages, position="top").run()
+        warm()
 
-# Streamlit collects garbage after every run of a page: what was imported is left out of that, once.
-if not gc.get_freeze_count():
-    gc.freeze()
+
+app = st.App(Path(__file__).with_name("router.py"), lifespan=warmed)

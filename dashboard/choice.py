@@ -107,6 +107,14 @@ def keep(name: str, value: str) -> None:
         st.session_state.get(_KEPT, {}).pop(name, None)
 
 
+def onward(**parameters: str) -> dict[str, str]:
+    """What a link to another page says: these parameters, and how the Pareto page looks, so that it looks the same on the way back."""
+    return {
+        **{name: st.query_params[name] for name in ("filter", "x", "colour", "view") if name in st.query_params},
+        **parameters,
+    }
+
+
 def pick(
     name: str, label: str, options: Mapping[str, str], in_a_list: bool = False, otherwise: str | None = None
 ) -> str:

@@ -133,6 +133,9 @@ def show_studies(study: KeptStudy) -> None:
         st.plotly_chart(figure, key=f"courses-{by}", config=CONFIG, height=_HEIGHT, alt="How the hypervolumes grew")
     if baselines:
         st.caption(f"Drawn at random, the baseline: {', '.join(sorted(baselines))}.")
+    else:
+        st.caption("None of these drew at random. The same search at random is the baseline: its command with")
+        st.code("--sampler random --study NAME", language="bash")
 
 
 def incomparable(infos: Mapping[str, Mapping[str, Any]]) -> list[str]:

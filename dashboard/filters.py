@@ -113,10 +113,11 @@ def show_filters(trials: pd.DataFrame, choices: Mapping[str, Sequence[Any]]) -> 
             low, high = filters.ranges.get(name, (0.0, np.inf))
             written = _per_cent if name == "accuracy" else quantity
             for column, end, value in zip(st.columns(2), ("from", "to"), (low, high), strict=True):
-                st.session_state[f"filter-{name}-{end}"] = _nearest(places, value) if 0 < value < np.inf else None
+                asked = value if 0 < value < np.inf else None
+                st.session_state[f"filter-{name}-{end}"] = asked
                 column.selectbox(
                     f"{words} {end}",
-                    places,
+                    sorted({*places, asked} if asked else places),  # what the URL says is kept as it is
                     key=f"filter-{name}-{end}",
                     format_func=written,
                     on_change=change,
@@ -133,11 +134,7 @@ def _empty() -> None:
 
 
 def _end(value: float) -> str:
-    return "" if value in (0, np.inf) else f"{value:.12g}"
-
-
-def _nearest(places: list[float], value: float) -> float:
-    return min(places, key=lambda place: abs(place - value))
+    return "" if value in (0, np.inf) else np.format_float_positional(value, trim="-")
 
 
 def _per_cent(value: float) -> str:

@@ -13,7 +13,7 @@ from dashboard.filters import score
 from dashboard.parts import part
 from dashboard.reading import KeptStudy
 from search_space.errors import UserError
-from studies.charts import CONFIG, per_cent, quantity
+from studies.charts import CONFIG, dress, per_cent, quantity
 from studies.fronts import caps_of, front_figure, parallel_figure, space_figure
 from studies.jobs import retrained
 from studies.published import published_on
@@ -27,6 +27,8 @@ VIEWS = {"plot": "Plot", "space": "3-D", "parallel": "All choices"}
 
 _CONFIG = CONFIG | {"modeBarButtonsToRemove": ["select2d", "autoScale2d"]}
 _HEIGHT = 520
+_MARGIN = {"t": 44, "r": 12, "b": 150, "l": 76}  # pixels; what a label or the legend needs beyond these draws all anew
+_PICKED = "picked"
 _LONG = 1_000  # rows
 _CONFIRMED = ("trial", "architecture", "val_mean", "val_low", "val_high")  # what the plot needs of a confirmed network
 
@@ -43,11 +45,13 @@ def show_networks(
         marked = _marked(key, _numbers(selection), chosen)
         again, full = _confirmed_by(study), retrained(study)
         results = (tuple(again.get("written", ())), tuple(full["run"]))
-        figure = _plot(what, x, colour, tuple(sorted(marked)), results, study, trials, on_front, again, full)
+        dark = st.context.theme.type == "dark"
+        figure = _plot(what, x, colour, tuple(sorted(marked)), results, dark, study, trials, on_front, again, full)
         st.plotly_chart(
             figure,
             key=key,
-            on_select=lambda: _choose(*choice_of(_selection(key), trials)),
+            theme=None,  # `dress` says why
+            on_select=lambda: _choose(*choice_of(_selection(key), trials), len(_numbers(_selection(key)))),
             selection_mode=("points", "lasso"),
             config=_CONFIG,
             height=_HEIGHT,
@@ -82,7 +86,31 @@ def show_front_table(front: pd.DataFrame, key: str, chosen: set[int]) -> None:
 
 
 def show_table(study: KeptStudy, trials: pd.DataFrame, on_front: set[int], chosen: set[int]) -> None:
-    """All trials that are shown, to be sorted by any column, chosen from and taken along as CSV."""
+    """All trials that are shown, to be sorted by any column, chosen from and taken along as CSV; a long table is made where it is asked for."""
+    heading, download = st.columns([4, 1], vertical_alignment="bottom")
+    heading.subheader(f"{len(trials):,} networks" if len(trials) != 1 else "1 network", anchor=False)
+    download.download_button(
+        "CSV",
+        lambda: trials.to_csv(index=False).encode(),
+        f"{study.name}.csv",
+        "text/csv",
+        key=f"csv-{study.name}",
+        on_click="ignore",
+        icon=":material/download:",
+        width="stretch",
+        help="these networks with all columns",
+    )
+    if len(trials) > _LONG:
+        table = st.expander("Table of all", key=f"table-{study.name}", on_change="rerun", icon=":material/table_rows:")
+        if not table.open:
+            return
+        with table:
+            _show_rows(study, trials, on_front, chosen)
+    else:
+        _show_rows(study, trials, on_front, chosen)
+
+
+def _show_rows(study: KeptStudy, trials: pd.DataFrame, on_front: set[int], chosen: set[int]) -> None:
     choices = list(known_choices(study.info))
     rows = trials.assign(accuracy=(100 * score(trials)).round(2), front=trials["trial"].isin(on_front))
     rows = rows.sort_values("accuracy", ascending=False, na_position="last", kind="stable")
@@ -100,19 +128,6 @@ def show_table(study: KeptStudy, trials: pd.DataFrame, on_front: set[int], chose
         "architecture": st.column_config.TextColumn("Network", width="medium"),
         **{name: st.column_config.Column(name.replace("_", " ").capitalize(), width="small") for name in choices},
     }
-    heading, download = st.columns([4, 1], vertical_alignment="bottom")
-    heading.subheader(f"{len(rows):,} networks" if len(rows) != 1 else "1 network", anchor=False)
-    download.download_button(
-        "CSV",
-        lambda: trials.to_csv(index=False).encode(),
-        f"{study.name}.csv",
-        "text/csv",
-        key=f"csv-{study.name}",
-        on_click="ignore",
-        icon=":material/download:",
-        width="stretch",
-        help="these networks with all columns",
-    )
     key = f"rows-{study.name}-{st.query_params.get('filter', '')}"
     _show_table(rows[list(columns)], key, chosen, columns, height=min(420, 38 + 35 * len(rows)))
 
@@ -196,6 +211,7 @@ def _plot(
     colour: str | None,
     marked: tuple[int, ...],
     results: tuple[Any, ...],
+    dark: bool,
     _study: KeptStudy,
     _trials: pd.DataFrame,
     _front: set[int],
@@ -205,7 +221,7 @@ def _plot(
     known = _trials.set_index("trial")[["params", "macs"]]
     shown = _confirmed[_confirmed["trial"].isin(known.index)].reset_index(drop=True)
     costs = known.loc[shown["trial"]].reset_index(drop=True)
-    return front_figure(
+    figure = front_figure(
         _trials,
         x,
         synthetic=_study.info["data"]["synthetic"],
@@ -217,6 +233,8 @@ def _plot(
         retrained=_retrained[_retrained["trial"].isin(known.index)],
         front=_front,
     )
+    figure.update_layout(margin=_MARGIN)
+    return dress(figure, dark, _HEIGHT)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
@@ -240,6 +258,12 @@ def choice_of(selection: dict[str, Any], trials: pd.DataFrame) -> tuple[int | No
     return None, most_accurate(numbers, trials)
 
 
+def picked_more(several: list[int]) -> int | None:
+    """How many networks were picked where these are only the most accurate ones of them; None where they are all."""
+    best, number = st.session_state.get(_PICKED, ([], 0))
+    return number if several and best == several and number > len(several) else None
+
+
 def most_accurate(numbers: Iterable[int], trials: pd.DataFrame) -> list[int]:
     """These trials, the most accurate first, as many as one can look at."""
     rows = trials[trials["trial"].isin(list(numbers))]
@@ -247,8 +271,9 @@ def most_accurate(numbers: Iterable[int], trials: pd.DataFrame) -> list[int]:
     return [int(trial) for trial in rows.loc[best, "trial"]]
 
 
-def _choose(trial: int | None, several: list[int]) -> None:
-    """Write a choice into the URL; a single network stays where nothing takes its place."""
+def _choose(trial: int | None, several: list[int], number: int = 0) -> None:
+    """Write a choice into the URL; a single network stays where nothing takes its place. `number` were picked, of which `several` are the best."""
+    st.session_state[_PICKED] = (several, number)
     if several:
         keep("trial", "")
     choose_trial(trial)
@@ -266,7 +291,7 @@ def _show_table(rows: pd.DataFrame, key: str, chosen: set[int], columns: dict[st
         found = [number for number in numbers if number in picked(widget)]  # the rows' order: the most accurate first
         if not found:
             keep("trial", "")
-        _choose(found[0] if len(found) == 1 else None, found[:MOST_TRIALS] if len(found) > 1 else [])
+        _choose(found[0] if len(found) == 1 else None, found[:MOST_TRIALS] if len(found) > 1 else [], len(found))
 
     current = f"{key}-{_words(st.session_state.get(f'{key}-marked'))}"
     by_itself = picked(current)

@@ -168,6 +168,10 @@ def _show_failures(trials: pd.DataFrame) -> None:
             st.markdown(f"**Trial {row['trial']}**")
             show_text(str(row["architecture"]))
             show_text(str(row["error"] or "it left no words"))
+        if any("Diverged" in str(error) for error in failed.head(_TRACEBACKS)["error"]):
+            st.caption(
+                "A training that diverged has no traceback: no code failed, its loss or weights were not finite any more."
+            )
         if len(failed) > _TRACEBACKS:
             st.caption(f"and {len(failed) - _TRACEBACKS:,} before these")
         st.caption("`python -m studies.run --retry-failed` with the study's options trains them again.")

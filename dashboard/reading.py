@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,41 @@ from studies.records import StudyRecords, list_studies
 from studies.reports import lies_inside
 from studies.storage import JOURNAL
 
-__all__ = ["KeptStudy", "read_study", "read_trials", "rows_of", "runs_folder", "study_names", "trained_rows"]
+__all__ = [
+    "KeptStudy",
+    "asked",
+    "read_study",
+    "read_trials",
+    "rows_of",
+    "runs_folder",
+    "study_names",
+    "trained_rows",
+    "warm",
+]
+
+
+def asked() -> argparse.Namespace:
+    """What the command that started the server said: `runs`, the folder with studies, and `storage`, a PostgreSQL or None."""
+    parser = argparse.ArgumentParser(prog="streamlit run dashboard/app.py --")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)"
+    )
+    parser.add_argument("--storage", metavar="URL", help="the PostgreSQL that holds studies, as in studies.run")
+    return parser.parse_args()
+
+
+def warm() -> None:
+    """Import what a page is made of and read the latest study, so that the first who asks finds both. Raises what reading does."""
+    import dashboard.cards
+    import dashboard.filters
+    import dashboard.front
+    import dashboard.progress  # noqa: F401
+
+    options = asked()
+    for name in list_studies(options.runs)[:1]:
+        if lies_inside(options.runs / name, options.runs):
+            storage = None if (options.runs / name / JOURNAL).exists() else options.storage
+            _keeper(name, str(options.runs.resolve()), storage).look()
 
 
 def runs_folder() -> Path:

@@ -17,7 +17,7 @@ from dashboard.front import show_several
 from dashboard.parts import NOT_DONE, part, show_text
 from studies import jobs
 from studies.charts import CONFIG, curve_figure, duration, per_cent
-from studies.estimates import Estimate, estimate
+from studies.estimates import Estimate, Queue, estimate, queue
 from studies.jobs import Job, State
 from studies.records import StudyRecords
 
@@ -91,7 +91,7 @@ def _show_form(study: StudyRecords, trials: Sequence[int]) -> None:
     ]
     new = [job for job in wanted if not jobs.is_begun(job)]
     told, start = st.columns([4, 1], vertical_alignment="center")
-    told.caption(_told(study, wanted, new))
+    told.caption(_told(study, wanted, new, where))
     if start.button(
         "Retrain", type="primary", icon=":material/model_training:", key="retrain", width="stretch", disabled=not new
     ):
@@ -103,8 +103,8 @@ def _show_form(study: StudyRecords, trials: Sequence[int]) -> None:
         st.code("\n".join(job.shell() for job in wanted), language="bash", wrap_lines=True)
 
 
-def _told(study: StudyRecords, wanted: Sequence[Job], new: Sequence[Job]) -> str:
-    """What a click would do, and how long that will take."""
+def _told(study: StudyRecords, wanted: Sequence[Job], new: Sequence[Job], device: str) -> str:
+    """What a click would do, and how long that will take on the device that is chosen."""
     words = (
         "At full input size, on all training clips; the test clips are scored once, at the end. Each is a process of its own, which goes on "
         "when this page is closed; one at a time, the others wait."
@@ -114,14 +114,23 @@ def _told(study: StudyRecords, wanted: Sequence[Job], new: Sequence[Job]) -> str
     if new:
         count = "1 training" if len(new) == 1 else f"{len(new)} trainings"
         try:
-            guess = estimate(study, new)
+            guess, before = estimate(study, new), queue(study)
         except (OSError, KeyError, TypeError, ValueError):  # a torn record of a trial: no reason not to ask
-            guess = Estimate(math.nan, "")
-        words += (
-            f" **{count}: about {duration(guess.seconds)}**, estimated from {guess.basis}."
-            if math.isfinite(guess.seconds)
-            else f" **{count}**; how long that takes is not known."
-        )
+            guess, before = Estimate(math.nan, ""), Queue(0, 0.0)
+        if math.isfinite(guess.seconds):
+            on = f" on {' and '.join(guess.devices)}" if guess.devices else ""
+            words += f" **{count}: about {duration(guess.seconds)}**{on}, estimated from {guess.basis}."
+            if guess.devices and device not in ("auto", *guess.devices):
+                words += f" On {device} nothing of this study was measured."
+        else:
+            words += f" **{count}**; how long that takes is not known."
+        if before.number:
+            turn = "1 other comes" if before.number == 1 else f"{before.number} others come"
+            words += f" {turn} before, for " + (
+                f"about {duration(before.seconds)} more."
+                if math.isfinite(before.seconds)
+                else "a time that is not known."
+            )
     return words
 
 

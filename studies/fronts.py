@@ -131,6 +131,8 @@ def front_figure(
     for trace in (_confirmed(confirmed, x), _retrained(retrained, x), _published(published, x)):
         if trace is not None:
             figure.add_trace(trace)
+    for trace in _floor(trials, x, [*complete["val_accuracy"], *stopped["val_accuracy"]]):
+        figure.add_trace(trace)
     if marked:
         for trace in figure.data:
             if trace.customdata is not None:
@@ -139,8 +141,6 @@ def front_figure(
         unselected={"marker": {"opacity": 0.4}}, selected={"marker": {"opacity": 1}}, selector=_is_networks
     )
     figure.update_traces(unselected={"textfont": {"color": VERMILLION}}, selector={"name": "presets"})
-    for trace in _floor(trials, x, [*complete["val_accuracy"], *stopped["val_accuracy"]]):
-        figure.add_trace(trace)
 
     shown = pd.concat([complete[x], stopped[x]])
     places = ticks(shown)
@@ -265,7 +265,17 @@ def parallel_figure(
     figure = go.Figure(
         go.Parcoords(
             dimensions=dimensions,
-            line={"color": accuracy, "colorscale": SCALE},
+            line={
+                "color": accuracy,
+                "colorscale": SCALE,
+                "showscale": True,
+                "colorbar": {
+                    "title": {"text": "accuracy (%)", "side": "right", "font": {"color": words, "size": 12}},
+                    "tickfont": {"color": words, "size": 11},
+                    "thickness": 12,
+                    "outlinewidth": 0,
+                },
+            },
             labelfont={"color": words, "size": 12},
             tickfont={"color": words, "size": 11},
             rangefont={"color": "rgba(0,0,0,0)", "size": 1},
@@ -510,6 +520,7 @@ def _floor(trials: pd.DataFrame, x: str, scores: Sequence[float]) -> list[go.Sca
                 y=[floor] * len(rows),
                 name=f"{words} ({len(of):,})",
                 mode="markers",
+                customdata=[[trial] for trial in rows["trial"].tolist()],
                 marker={
                     "symbol": symbol,
                     "color": PURPLE if state == "over_cap" else VERMILLION,

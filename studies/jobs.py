@@ -441,7 +441,7 @@ def work_off(runs: Path, at_once: int = AT_ONCE) -> list[Job]:
                 if not waiting():
                     (runs / _WORKER).unlink(missing_ok=True)
                     return started
-        for job in turns[: max(0, at_once - _n_active(runs))]:
+        for job in turns[: max(0, at_once - len(at_work(runs)))]:
             try:
                 started += [job] if _begin(job) else []
             except _TORN as error:
@@ -504,10 +504,14 @@ def _worker(runs: Path) -> int | None:
         return None
 
 
-def _n_active(runs: Path) -> int:
-    """How many retrainings of a folder's studies are at work."""
-    folders = (path for path in runs.glob("*/retrain/*") if _FOLDER.fullmatch(path.name))
-    return sum(state(Run(path)).active for path in folders)
+def at_work(runs: Path) -> list[Job]:
+    """The retrainings of a folder's studies that a process works on now, by whomever it was started."""
+    folders = (
+        path
+        for path in runs.glob("*/retrain/*")
+        if _FOLDER.fullmatch(path.name) and is_study_name(path.parents[1].name) and lies_inside(path, runs)
+    )
+    return [job_of(Run(path)) for path in folders if state(Run(path)).active]
 
 
 def main(argv: list[str] | None = None) -> int:

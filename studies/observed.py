@@ -7,6 +7,7 @@ what is said of it is said of the others.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import re
 import shlex
@@ -102,7 +103,8 @@ def importance(trials: pd.DataFrame, choices: Choices, losses_N: np.ndarray, top
     number = len(losses_N)
     if not 0 < top < number or (losses_N <= np.sort(losses_N)[top - 1]).all():
         return frame
-    study = optuna.create_study(directions=["minimize"])
+    with _quiet():
+        study = optuna.create_study(directions=["minimize"])
     rows = trials[list(choices)].to_dict("records")
     study.add_trials([_optuna_trial({str(name): of for name, of in row.items()}, choices) for row in rows])
     evaluator = PedAnovaImportanceEvaluator(target_quantile=(top - 0.5) / number)  # whose ceiling is `top`
@@ -123,6 +125,17 @@ def importance(trials: pd.DataFrame, choices: Choices, losses_N: np.ndarray, top
         frame["importance"] = seen / total
         frame["noise"] = shuffled.max(axis=0) / total
     return frame
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna's lines are about a study that only the importance sees."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def _optuna_trial(row: Mapping[str, Any], choices: Choices) -> optuna.trial.FrozenTrial:

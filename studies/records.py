@@ -26,6 +26,7 @@ from search_space.errors import UserError
 from search_space.space import get_space
 from studies import owners
 from studies.analysis import front
+from studies.reports import lies_inside
 from studies.storage import DATABASE_ERRORS, JOURNAL, open_storage
 from trainers.runs import Run, is_study_name, study_folder, trial_folder
 
@@ -98,7 +99,11 @@ class StudyRecords:
         """What several seeds said of the front and its near misses (`studies.confirm`, the last one made), a network a row, best mean
         first; empty where nobody asked. Accuracies 0 to 1: `study_val` of the study's seed, `val_mean`, `val_std`, `val_low`, `val_high` of the others;
         `non_dominated` is the probability of standing on the front."""
-        found = [json.loads(path.read_text("utf-8")) for path in self.path.glob("confirm/*/confirm.json")]
+        found = [
+            json.loads(path.read_text("utf-8"))
+            for path in self.path.glob("confirm/*/confirm.json")
+            if lies_inside(path, self.path.parent)
+        ]
         if not found:
             return pd.DataFrame(columns=["trial", "architecture", "study_val", "val_mean"])
         latest = max(found, key=lambda report: report["written"])

@@ -59,8 +59,8 @@ def page(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
         for option, set_to in {"server.address": address, **_SHIPPED, **settings}.items():
             config.set_option(option, set_to)
         database = [] if storage is None else ["--storage", storage]
-        monkeypatch.setattr(sys, "argv", ["app.py", "--runs", str(folder), *database])
-        app = AppTest.from_file(str(ROOT / "dashboard" / "app.py"), default_timeout=30)
+        monkeypatch.setattr(sys, "argv", ["router.py", "--runs", str(folder), *database])
+        app = AppTest.from_file(str(ROOT / "dashboard" / "router.py"), default_timeout=30)
         for name, value in parameters.items():
             app.query_params[name] = value
         if view != "study":

@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pages import main_module_is_given_back, page, runs, texts
+from pages import add_trials, main_module_is_given_back, page, runs, texts
 from streamlit.testing.v1 import AppTest
 
 from studies import ablate
+from studies.observed import effects_report
 
 __all__ = ["main_module_is_given_back", "page", "runs"]
 
@@ -110,6 +111,25 @@ class TestEffects:
         app = shown(page, "effects")
         assert not app.exception
         assert "trials" in app.info[0].value
+
+    def test_they_are_asked_for_once_for_every_state_of_the_study(self, page, runs, monkeypatch, capfd) -> None:
+        asked = []
+
+        def counted(study):
+            asked.append(study.version)
+            return effects_report(study)
+
+        monkeypatch.setattr("studies.observed.effects_report", counted)
+        add_trials(runs, "tiny", ["complete"] * 24)
+        for _ in range(2):
+            app = page("ablations", show="effects")
+            assert not app.exception
+            assert "**Observational.**" in texts(app)
+        assert len(asked) == 1
+        assert "A new study created" not in capfd.readouterr().err
+        add_trials(runs, "tiny", ["complete"])
+        assert not page("ablations", show="effects").exception
+        assert len(set(asked)) == 2
 
     def test_what_is_shown_survives_another_page(self, page) -> None:
         app = page("ablations", study="tiny", show="effects", objective="macs")

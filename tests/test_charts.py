@@ -1,5 +1,7 @@
 """Figures: what is drawn is what the records say, in the units the axes name."""
 
+import tomllib
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -93,6 +95,24 @@ def test_synthetic_data_is_called_so(trials):
         == "synthetic data"
     )
     assert not fronts.front_figure(trials).layout.title.text
+
+
+def test_a_long_title_is_broken_and_has_room(trials):
+    short, long = (charts.layout(title, synthetic=True) for title in ("<b>", "a title that says a lot " * 4))
+    assert short["title"]["text"] == "&lt;b&gt; · synthetic data"
+    lines = long["title"]["text"].split("<br>")
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 44
+    assert long["margin"]["t"] - short["margin"]["t"] == 2 * 19
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_dressed_figure_has_the_colours_of_the_page(trials, dark):
+    with (Path(__file__).parent.parent / ".streamlit" / "config.toml").open("rb") as file:
+        theme = tomllib.load(file)["theme"]["dark" if dark else "light"]
+    layout = charts.dress(fronts.front_figure(trials), dark, 400).layout
+    assert (layout.font.color, layout.paper_bgcolor) == (theme["textColor"], theme["backgroundColor"])
+    assert layout.yaxis.gridcolor == theme["borderColor"]
 
 
 def test_a_marked_trial_is_selected_in_every_trace(trials):

@@ -17,6 +17,17 @@ def table(app, place=0):
     return app.dataframe[place].value
 
 
+def test_without_a_baseline_it_says_how_to_make_one(page, runs):
+    rename_study(runs, "tiny", "other")
+    app = page("compare", studies="tiny,other")
+    assert not app.exception
+    assert "--sampler random --study NAME" in [code.value for code in app.code]
+    change_study(runs, "other", provenance={"command": "python -m studies.run --sampler random"})
+    app = page("compare", studies="tiny,other")
+    assert "Drawn at random, the baseline: other." in texts(app)
+    assert "--sampler random --study NAME" not in [code.value for code in app.code]
+
+
 class TestNetworks:
     def test_nothing_is_chosen_at_first(self, page):
         app = page("compare")

@@ -122,6 +122,12 @@ class TestStudyPage:
         assert told == ["<b>no memory</b>\nTraceback (most recent call last): ..."] * 10
         assert "and 2 before these" in texts(app)
 
+    def test_a_training_that_diverged_says_why_it_has_no_traceback(self, page, runs):
+        add_trials(runs, "tiny", ["failed"], error="Diverged: the loss is nan after 320 clips")
+        app = page()
+        assert "Diverged: the loss is nan after 320 clips" in [code.value for code in app.code]
+        assert "A training that diverged has no traceback" in texts(app)
+
     def test_stopped_trials_save_clips(self, page, runs):
         add_trials(runs, "tiny", ["stopped", "stopped"])
         found = metrics(page())
@@ -449,7 +455,7 @@ class TestServing:
         code = (
             "import sys; from streamlit.testing.v1 import AppTest\n"
             "for view in ('study', 'pareto', 'compare'):\n"
-            "    app = AppTest.from_file('dashboard/app.py', default_timeout=60)\n"
+            "    app = AppTest.from_file('dashboard/router.py', default_timeout=60)\n"
             "    app.query_params['trial'], app.query_params['trials'] = '1', '0,1'\n"
             "    if view != 'study': app.switch_page(f'views/{view}.py')\n"
             "    app.run(); assert not app.exception, app.exception; assert app.title\n"

@@ -18,7 +18,7 @@ import pytest
 from search_space import Architecture, count
 from search_space.errors import UserError
 from studies import jobs, open_study
-from studies.estimates import estimate
+from studies.estimates import estimate, queue
 from studies.jobs import Job
 from trainers.config import RECIPES
 from trainers.runs import Run
@@ -372,6 +372,17 @@ class TestQueue:
         assert jobs._runs(tmp_path / "runs" / "study") == []
         assert jobs.queued(tmp_path / "elsewhere") == [job]
 
+    @pytest.mark.parametrize("linked", ["study", "study/retrain", "study/retrain/00001-strong-e60-s0"])
+    def test_what_lies_elsewhere_is_not_at_work(self, tmp_path, linked):
+        job, me = Job("study", tmp_path / "elsewhere", trial=1), psutil.Process()
+        job.run.path.mkdir(parents=True)
+        job.run.write_json("status.json", {"state": "running", "pid": me.pid, "pid_started": me.create_time()})
+        place = tmp_path / "runs" / linked
+        place.parent.mkdir(parents=True)
+        place.symlink_to(tmp_path / "elsewhere" / linked)
+        assert jobs.at_work(tmp_path / "runs") == []
+        assert jobs.at_work(tmp_path / "elsewhere") == [job]
+
     @pytest.mark.parametrize("device", ["gpu", "cpu --resume", "cuda:x", "", "cuda:1;ls"])
     def test_a_strange_device_is_refused(self, tmp_path, device):
         with pytest.raises(UserError, match="a device is auto, cpu"):
@@ -415,11 +426,33 @@ class TestRetrained:
         assert found["test_accuracy"].tolist() == pytest.approx([0.6, 0.7])
         assert found[["val_accuracy", "params", "macs"]].iloc[0].tolist() == [0.5, 1000, 5000]
 
+    def test_what_comes_before_is_added_up(self, own_study):
+        study = open_study("tiny", own_study)
+        assert queue(study) == (0, 0.0)
+        me = psutil.Process()
+        run = Job("tiny", own_study, 0, epochs=2).run
+        run.path.mkdir(parents=True)
+        run.write_json(
+            "status.json", {"state": "running", "pid": me.pid, "pid_started": me.create_time(), "eta_s": 90.0}
+        )
+        waits = Job("tiny", own_study, 1, epochs=10)
+        entry = {"state": "queued", "since": time.time(), "resume": False, "device": "auto", "before": None}
+        waits.run.path.mkdir(parents=True)
+        waits.run.write_json("job.json", entry)
+        assert queue(study) == (2, pytest.approx(90.0 + estimate(study, [waits]).seconds))
+        other = Job("other", own_study, 0, epochs=10).run
+        other.path.mkdir(parents=True)
+        other.write_json("job.json", entry)
+        found = queue(study)
+        assert found.number == 3
+        assert math.isnan(found.seconds)
+
     def test_a_guess_rests_on_the_search_then_on_what_was_retrained(self, own_study):
         study = open_study("tiny", own_study)
         job = Job("tiny", own_study, 1, epochs=10)
         searched = estimate(study, [job])
         assert searched.seconds > 0
+        assert searched.devices == ("cpu",)
         assert "the search's own training" in searched.basis
         assert estimate(study, [job, Job("tiny", own_study, 1, epochs=20)]).seconds == pytest.approx(
             3 * searched.seconds

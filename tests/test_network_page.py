@@ -382,6 +382,14 @@ class TestTakingAlong:
         assert not app.exception
         assert app.button(key="export")
 
+    def test_an_export_that_can_not_be_asked_for_is_said_not_to_be_done(self, section, runs):
+        app = section("Take it along")
+        (runs / "tiny" / "trials" / "00001" / "export" / "job" / "lock").mkdir(parents=True)
+        app = app.button(key="export").click().run()
+        assert not app.exception
+        assert [warning.value for warning in app.warning] == ["That could not be done."]
+        assert "can not be written" in texts(app)
+
     @pytest.mark.slow
     def test_onnx_and_card_are_made_by_a_process_and_handed_out(self, section, runs):
         app = section("Take it along").button(key="export").click().run()
@@ -426,7 +434,7 @@ def test_no_section_loads_torch(runs):
     code = (
         "import sys; from streamlit.testing.v1 import AppTest\n"
         "for view in ('network', 'retrain'):\n"
-        "    app = AppTest.from_file('dashboard/app.py', default_timeout=60); app.query_params['trial'] = '1'\n"
+        "    app = AppTest.from_file('dashboard/router.py', default_timeout=60); app.query_params['trial'] = '1'\n"
         "    app.switch_page(f'views/{view}.py').run(); assert not app.exception, app.exception\n"
         "    for name in ('Accuracy', 'Listen', 'Try', 'Neighbours', 'Take it along') if view == 'network' else ():\n"
         "        app.session_state['section'] = name; app.run(); assert not app.exception, app.exception\n"
@@ -478,6 +486,15 @@ class TestTry:
         assert "This recording could not be heard." in texts(app)
         assert said in texts(app)
         assert not list(tmp_path.glob("dssdn-try-*"))
+
+    def test_one_that_can_not_be_asked_about_is_said_not_to_be_done(self, section, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
+        app = section("Try")
+        app.file_uploader[0].upload("x.wav", b"x").run()
+        assert not app.exception
+        assert "That could not be done." in [warning.value for warning in app.warning]
+        assert "can not be written" in texts(app)
 
     def test_one_that_a_closed_page_left_is_deleted(self, section, tmp_path, monkeypatch):
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

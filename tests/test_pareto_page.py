@@ -11,7 +11,7 @@ from pages import add_trials, change_study, main_module_is_given_back, page, run
 
 from dashboard.choice import MOST_TRIALS
 from dashboard.filters import Filters, read_filters
-from dashboard.front import choice_of
+from dashboard.front import choice_of, most_accurate
 from studies import open_study
 
 __all__ = ["main_module_is_given_back", "page", "runs"]
@@ -46,6 +46,15 @@ class TestPlot:
         assert app.query_params["colour"] == "depth"
         app = app.selectbox(key="pick-colour").set_value("front").run()
         assert "colour" not in app.query_params
+
+    def test_the_plot_is_such_that_a_browser_draws_it_once(self, page):
+        """No theme and no height that come after the first drawing, nor margins that a label has yet to widen: see `charts.dress`."""
+        chart = page("pareto").get("plotly_chart")[0].proto
+        layout = json.loads(chart.spec)["layout"]
+        assert chart.theme == ""
+        assert "template" not in layout
+        assert (layout["height"], layout["datarevision"]) == (520, 1)
+        assert layout["margin"]["l"] >= 70
 
     @pytest.mark.parametrize(("view", "kind"), [("space", "scatter3d"), ("parallel", "parcoords")])
     def test_other_views_draw_the_complete_networks(self, page, view, kind):
@@ -87,6 +96,17 @@ class TestPlot:
         assert "Trial 1" in texts(app)
         assert "4 networks" in texts(app)
 
+    def test_a_confirmation_that_lies_elsewhere_is_not_read(self, page, runs, tmp_path):
+        network = {"trial": 1, "architecture": "x", "study_val": 0.5, "val_mean": 0.6, "val_low": 0.5, "val_high": 0.7}
+        report = {"written": "2026", "recipe": "short", "budget": 96, "networks": [network]}
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "confirm.json").write_text(json.dumps(report))
+        (runs / "tiny" / "confirm").mkdir()
+        (runs / "tiny" / "confirm" / "short").symlink_to(tmp_path / "elsewhere")
+        app = page("pareto")
+        assert not app.exception
+        assert not any((name or "").startswith("confirmed") for name in names(app))
+
     @pytest.mark.parametrize("change", [{"val_low": "low"}, {"trial": [1]}, None])
     def test_a_confirmation_of_another_version_leaves_the_plot(self, page, runs, change):
         folder = runs / "tiny" / "confirm" / "short"
@@ -117,6 +137,40 @@ class TestChoice:
         assert not app.exception
         assert not app.warning
         assert "stopped after 32 clips" in texts(app)
+
+    def test_a_failed_network_tells_its_error(self, page, runs):
+        [number] = add_trials(runs, "tiny", ["failed"], error="<b>no memory</b>\nTraceback: made up")
+        app = page("pareto", trial=str(number))
+        assert not app.exception
+        assert not app.warning
+        [trace] = [trace for trace in plot(app)["data"] if (trace.get("name") or "").startswith("failed")]
+        assert (trace["customdata"], trace["selectedpoints"]) == ([[number]], [0])
+        assert f"**Trial {number}** · failed" in texts(app)
+        assert "<b>no memory</b>\nTraceback: made up" in [code.value for code in app.code]
+        assert [metric.label for metric in app.metric] == ["Params", "MACs"]
+
+    def test_a_network_over_a_cap_tells_its_cost_and_the_cap(self, page, runs):
+        change_study(runs, "tiny", max_params=60_000)
+        one, other = add_trials(runs, "tiny", ["over_cap", "over_cap"])
+        app = page("pareto", trial=str(one))
+        assert not app.exception
+        assert "It was not trained: the study's cap is params at most 60.0 k." in texts(app)
+        row = open_study("tiny", runs).trials().set_index("trial").loc[one]
+        assert row["architecture"] in [code.value for code in app.code]
+        assert app.metric[0].label == "Params"
+        app = page("pareto", trials=f"{one},{other},1")
+        assert not app.exception
+        assert f"**Trial {other}** · " in texts(app)
+        assert "over a cap" in texts(app)
+
+    def test_a_lasso_over_many_says_that_the_best_are_shown(self, page, runs):
+        add_trials(runs, "tiny", ["complete"] * 40)
+        trials = open_study("tiny", runs).trials()
+        best = most_accurate(trials["trial"], trials)
+        app = page("pareto", trials=",".join(map(str, best)))
+        assert "were picked" not in texts(app)
+        app.session_state["picked"] = (best, 44)
+        assert "44 networks were picked; these are the 24 most accurate of them." in texts(app.run())
 
     def test_several_networks_are_listed(self, page):
         app = page("pareto", trials="0,2,3")
@@ -219,6 +273,20 @@ class TestFilters:
         app = app.button(key="filter-none").click().run()
         assert not app.exception
         assert "filter" not in app.query_params
+
+    @pytest.mark.parametrize("end", ["params:12345-", "params:-54321.125", "accuracy:33.3-99.9"])
+    def test_a_range_of_the_address_survives_to_the_digit(self, page, end):
+        app = page("pareto", filter=end)
+        app = app.multiselect(key="filter-by").set_value(["operator"]).run()
+        app = app.multiselect(key="filter-operator").set_value(["sc", "osc"]).run()
+        assert not app.exception
+        assert app.query_params["filter"].endswith(f";{end}")
+
+    def test_the_way_to_another_page_keeps_the_filters(self, page):
+        app = page("pareto", trials="0,2", filter="accuracy:1-", x="macs")
+        links = [link.proto.query_string for link in app.get("page_link")]
+        assert len(links) == 4  # two networks, Retrain, Compare
+        assert all("filter=accuracy%3A1-" in link and "x=macs" in link for link in links)
 
     def test_filters_that_leave_nothing_leave_the_page(self, page):
         for view in ("plot", "space", "parallel"):

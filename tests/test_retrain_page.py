@@ -97,6 +97,19 @@ class TestForm:
         assert [warning.value for warning in app.warning] == ["That could not be done."]
         assert "can not be written" in texts(app)
 
+    def test_the_guess_names_its_device_and_what_comes_before(self, page, runs):
+        me = psutil.Process()
+        retraining(runs, state="running", pid=me.pid, pid_started=me.create_time())
+        app = page("retrain", study="tiny", trial="2")
+        assert not app.exception
+        assert " on cpu, estimated from the search's own training" in texts(app)
+        assert "1 other comes before, for about 1 min 30 s more." in texts(app)
+        assert "nothing of this study was measured" not in texts(app)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("dashboard.retraining._devices", lambda: ["auto", "cpu", "cuda:0"])
+            app = page("retrain", study="tiny", trial="2").selectbox(key="device").set_value("cuda:0").run()
+        assert "On cuda:0 nothing of this study was measured." in texts(app)
+
     def test_failed_trials_are_not_offered(self, page, runs):
         study = optuna.load_study(study_name="tiny", storage=open_storage(runs / "tiny"))
         study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"architecture": "<b>x</b>", "error": "x"}))
@@ -113,6 +126,15 @@ class TestJobs:
         assert not app.exception
         assert "stopped: its process is gone" in texts(app)
         assert app.button(key="resume-00001-strong-e60-s0")
+
+    def test_what_can_not_be_resumed_is_said_not_to_be_done(self, page, runs):
+        path = retraining(runs, state="interrupted")
+        app = page("retrain", trial="1")
+        (path / "job.lock").mkdir()
+        app.button(key="resume-00001-strong-e60-s0").click().run()
+        assert not app.exception
+        assert [warning.value for warning in app.warning] == ["That could not be done."]
+        assert "can not be written" in texts(app)
 
     def test_one_of_a_recipe_that_is_gone_is_shown_with_the_reason(self, page, runs):
         retraining(runs, state="interrupted").rename(runs / "tiny" / "retrain" / "00001-long-e60-s0")

@@ -5,20 +5,22 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from dashboard.cards import show_cards
+from dashboard.cards import SCORED, show_cards
 from dashboard.choice import chosen_trial, chosen_trials, pick
 from dashboard.filters import show_filters
-from dashboard.front import AXES, VIEWS, show_front_table, show_networks, show_table
+from dashboard.front import AXES, VIEWS, picked_more, show_front_table, show_networks, show_table
 from dashboard.page import show_page
 from dashboard.parts import part
 from dashboard.reading import KeptStudy, rows_of
 from studies.analysis import front
 from studies.records import known_choices
 
+_DRAWN = (*SCORED, "over_cap", "failed")
+
 
 def show_pareto(study: KeptStudy, trials: pd.DataFrame) -> None:
     """The plot, what is chosen in it beside it, and the table beneath."""
-    scored = trials[trials["state"].isin(["complete", "stopped"])]
+    scored = trials[trials["state"].isin(SCORED)]
     if scored.empty:
         st.info("No network has been scored yet. The Study page shows how far it is.", icon=":material/hourglass_top:")
         return
@@ -41,7 +43,8 @@ def show_pareto(study: KeptStudy, trials: pd.DataFrame) -> None:
     mask = filters.mask(trials)
     shown = trials[mask] if len(filters.text) else trials
 
-    known = {int(number) for number in scored["trial"]}
+    drawn = trials[trials["state"].isin(_DRAWN) & trials["params"].notna()]
+    known = {int(number) for number in drawn["trial"]}
     trial, several = chosen_trial(known), chosen_trials(known)
     chosen = set(several) | ({trial} if trial is not None else set())
     plotted, beside = st.columns([5, 3], gap="medium")
@@ -50,14 +53,16 @@ def show_pareto(study: KeptStudy, trials: pd.DataFrame) -> None:
     with beside, part():
         if chosen:
             order = [*([trial] if trial is not None and trial not in several else []), *several]
-            rows = rows_of(scored[scored["trial"].isin(chosen)])
+            rows = rows_of(drawn[drawn["trial"].isin(chosen)])
             show_cards(study, [rows[number] for number in order], on_front)
+            if number := picked_more(several):
+                st.caption(f"{number:,} networks were picked; these are the {len(several)} most accurate of them.")
         else:
             st.subheader("The front", anchor=False)
             show_front_table(best[best["trial"].isin(shown["trial"])], f"front-{study.name}", chosen)
             st.caption("Click a point to open the network here; take the lasso for several.")
     with part():
-        listed = shown[shown["state"].isin(["complete", "stopped", "over_cap", "failed"])]
+        listed = shown[shown["state"].isin(_DRAWN)]
         show_table(study, listed, on_front, chosen)
 
 
