@@ -104,7 +104,7 @@ class Space:
             Choice("head", self.heads),
             Choice("first_pool", ("1x2", "2x2")),
             Choice("taps", ("all", "last", "later"), ("depth", deep)),
-            *self._operator_choices("", tuple(OPERATORS), None),
+            *self._operator_choices("", [name for name, of in OPERATORS.items() if of.searched], None),
             Choice("kind", ("distillation", "plain")),
             Choice("attention", ("adaptive", "none"), distilled),
             Choice("split_ratio", self.split_ratios, distilled),

@@ -37,6 +37,9 @@ def entry(**changes):
     return json.loads(json.dumps({**asdict(RESULT), **changes}))
 
 
+RELATED = {"cp-resnet", "bc-resnet", "bc-resnet-80", "tf-sepnet-64"}  # of them the systems' table speaks
+
+
 @pytest.fixture(scope="module")
 def rows():
     return build_rows()
@@ -60,7 +63,7 @@ class TestRows:
             ("Others", "sp4asc"),
             *(("Others", f"dsmn-{number}") for number in ("1", "2", "3", "4", "4-64")),
         ]
-        assert {row["network"] for row in rows} == {*NETWORKS, *COMPARATORS}
+        assert {*NETWORKS, *COMPARATORS} - {row["network"] for row in rows} == RELATED
 
     def test_the_printed_figures(self, rows):
         printed = {row["network"]: tuple(row["published"].values()) for row in rows}
