@@ -20,6 +20,7 @@ from rich.table import Table
 from benchmarks.speed import copy_bandwidth, floors_ms, machine, matmul_rate
 from search_space.complexity import parse_input
 from search_space.errors import UserError, open_console, run_command
+from search_space.families import only_dssdn
 from search_space.presets import resolve
 from trainers.clips import Clip
 from trainers.config import get_recipe
@@ -46,7 +47,7 @@ def measure(
     network: str, inputs: Inputs, batch: int, device: torch.device, ceilings: dict[Any, float]
 ) -> dict[str, Any]:
     """The case's row of the report."""
-    architecture, clips = resolve(network), len(inputs.splits["train"])
+    architecture, clips = only_dssdn(resolve(network), "this benchmark"), len(inputs.splits["train"])
     recipe = dataclasses.replace(get_recipe("strong"), batch_size=batch)
     taken: list[float] = []
 

@@ -19,6 +19,7 @@ from benchmarks.reference import reference
 from benchmarks.speed import Side, copy_bandwidth, floors_ms, in_turn, machine, matmul_rate
 from search_space.complexity import parse_input
 from search_space.errors import UserError, open_console, run_command
+from search_space.families import only_dssdn
 from search_space.inference import inference_form
 from search_space.model import Dssdn, build_model
 from search_space.presets import resolve
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     console = open_console(stderr=options.json)
     threads = options.threads or available_cores()
     torch.set_num_threads(threads)
-    architecture = resolve(options.network)
+    architecture = only_dssdn(resolve(options.network), "this benchmark")
     cases = [(parse_input(options.input), 1)] if options.input else CASES
     bandwidth, rate = copy_bandwidth(), matmul_rate(torch.float32)
     report: dict[str, Any] = {**machine(), "precision": "float32", "rounds": options.rounds}

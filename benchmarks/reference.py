@@ -108,6 +108,8 @@ class Reference(nn.Module):
             return self._conv(torch.cat([worked_BCTF, x_BCTF[:, worked:]], 1), f"{name}.pointwise")
         if kind == "conv":
             return self._conv(x_BCTF, f"{name}.conv", padding=1)
+        if kind == "rep":
+            return self._branches(self._conv(x_BCTF, f"{name}.pointwise"), f"{name}.branches.branches")
         raise NotImplementedError(f"no equation of {kind!r} is written here")
 
     def _cross(self, x_BCTF: Tensor, name: str, d: int = 1) -> Tensor:
@@ -116,6 +118,14 @@ class Reference(nn.Module):
         s3x1_BCTF = functional.conv2d(x_BCTF, along_time, padding=(d, 0), dilation=(d, 1), groups=C)
         return s3x1_BCTF + functional.conv2d(x_BCTF, along_mel, padding=(0, d), dilation=(1, d), groups=C)
 
+    def _branches(self, x_BCTF: Tensor, name: str) -> Tensor:
+        maps = []
+        for index, (t, f) in enumerate(((1, 1), (0, 0), (1, 0), (0, 1))):
+            weight = self._weight(f"{name}.{index}.conv")
+            y_BCTF = functional.conv2d(x_BCTF, weight, padding=(t, f), groups=x_BCTF.shape[1])
+            maps.append(self._normed(y_BCTF, f"{name}.{index}.norm"))
+        return torch.stack(maps).sum(0)
+
     def _attended(self, x_BCTF: Tensor, name: str) -> Tensor:
         kernel = self._weight(f"{name}.attention.conv")
         means_B1C = x_BCTF.mean((2, 3))[:, None]
@@ -123,12 +133,14 @@ class Reference(nn.Module):
         return x_BCTF * scale_BC[:, :, None, None]
 
     def _norm_relu(self, x_BCTF: Tensor, name: str) -> Tensor:
+        return self._normed(x_BCTF, name).relu()
+
+    def _normed(self, x_BCTF: Tensor, name: str) -> Tensor:
         key = name.replace(".", "/")
         mean_C, var_C = getattr(self, f"{key}/running_mean"), getattr(self, f"{key}/running_var")
-        y_BCTF = functional.batch_norm(
+        return functional.batch_norm(
             x_BCTF, mean_C, var_C, self._weight(name), self._weight(name, "bias"), training=self.training
         )
-        return y_BCTF.relu()
 
     def _conv(self, x_BCTF: Tensor, name: str, padding: int = 0, groups: int = 1) -> Tensor:
         return functional.conv2d(x_BCTF, self._weight(name), self._bias(name), padding=padding, groups=groups)

@@ -28,8 +28,8 @@ from optuna.trial import Trial, TrialState
 from rich.table import Table as Printed
 
 from benchmarks.make_table import SPACE, TABLES
-from search_space.architecture import Architecture
 from search_space.errors import UserError, open_console, run_command, unknown
+from search_space.families import Network
 from studies.analysis import OBJECTIVES, hypervolume_of
 from studies.candidates import Candidates, Caps, make_sampler
 from studies.halving import KEEP, at_rung, goes_on
@@ -140,13 +140,13 @@ def replay(
     candidates = Candidates(study, SPACE, input, n_classes, Caps(input, n_classes), random.Random(seed))
     data_seed = table.seeds[seed % len(table.seeds)]
     busy: list[
-        tuple[float, int, int, Trial, Architecture]
+        tuple[float, int, int, Trial, Network]
     ] = []  # when a worker is done with a trial, and at which rung it is then
     started, clips, stopped, clock = 0, 0, 0, 0.0
     finished: list[str] = []
     stages = range(len(table.rungs)) if halving else range(len(table.rungs) - 1, len(table.rungs))
 
-    def train(trial: Trial, network: Architecture, stage: int) -> None:
+    def train(trial: Trial, network: Network, stage: int) -> None:
         nonlocal clips
         seen = table.rungs[stages[stage]] - (table.rungs[stages[stage - 1]] if stage else 0)
         clips += seen

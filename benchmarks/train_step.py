@@ -24,6 +24,7 @@ from benchmarks.reference import reference
 from benchmarks.speed import Side, copy_bandwidth, floors_ms, in_turn, machine, matmul_rate
 from search_space.complexity import parse_input
 from search_space.errors import UserError, open_console, run_command
+from search_space.families import only_dssdn
 from search_space.model import Dssdn, build_model
 from search_space.presets import resolve
 from search_space.space import get_space
@@ -70,7 +71,7 @@ def measure(
     compile: bool,
 ) -> dict[str, Any]:
     """The case's row of the report."""
-    architecture = resolve(network)
+    architecture = only_dssdn(resolve(network), "this benchmark")
     values = (str(architecture), size, batch)
     names = ["reference", "reference kept", "ours", *(["compiled"] if compile else [])]
     sides = [Side(step, (name.split()[0], *values), name not in ("reference",), threads) for name in names]

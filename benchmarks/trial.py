@@ -27,6 +27,7 @@ from benchmarks.reference import reference
 from benchmarks.speed import Side, copy_bandwidth, floors_ms, in_turn, machine, matmul_rate
 from benchmarks.train_step import step
 from search_space.errors import UserError, open_console, run_command
+from search_space.families import only_dssdn
 from search_space.model import Dssdn, build_model
 from search_space.presets import resolve
 from search_space.space import get_space
@@ -149,7 +150,9 @@ def main(argv: list[str] | None = None) -> int:
             reference_s, ours_s, steps_s = in_turn(sides, options.rounds)
             peaks = [side.close() for side in sides]
             reference_val, ours_val = (float((Path(folder) / name).read_text()) for name in ("reference", "ours"))
-        memory, arithmetic = floors_ms(resolve(network), train_input, dtype, True, bandwidth, rate)
+        memory, arithmetic = floors_ms(
+            only_dssdn(resolve(network), "this benchmark"), train_input, dtype, True, bandwidth, rate
+        )
         row = {
             "architecture": network,
             "reference_s": reference_s,

@@ -16,8 +16,9 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.parts import NOT_DONE, part, show_text
-from search_space import Architecture
+from search_space import Architecture, resolve
 from search_space.errors import UserError
+from search_space.families import Network
 from studies import answers
 from studies.charts import CONFIG, per_cent
 from studies.drawings import logmel_figure, mel_cuts
@@ -39,8 +40,9 @@ def show_listen(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
     if not found:
         st.caption("It has all validation clips right.")
         return
-    architecture = Architecture.parse(row["architecture"])
-    cut = " The dashed line is where the network cuts the mel axis." * any(block.cut for block in architecture.blocks)
+    architecture = resolve(row["architecture"])
+    cuts = isinstance(architecture, Architecture) and any(block.cut for block in architecture.blocks)
+    cut = " The dashed line is where the network cuts the mel axis." * cuts
     st.caption(f"The validation clips that it most surely took for another class, the surest first.{cut}")
     clips = _open_clips(json.dumps(data))
     mels = study.info["input" if is_retraining(run) else "train_input"][1]
@@ -61,7 +63,7 @@ def _open_clips(record: str) -> Clips:
 
 
 def _show_mistake(
-    study: StudyRecords, architecture: Architecture, mels: int, clips: Clips, mistake: Mistake, place: int
+    study: StudyRecords, architecture: Network, mels: int, clips: Clips, mistake: Mistake, place: int
 ) -> None:
     """One clip; `mels` is how many bins the network reads of it."""
     data = study.info["data"]
@@ -84,7 +86,7 @@ def _show_mistake(
             logmel_TF,
             data["front_end"],
             mel_cuts(architecture, mels, logmel_TF.shape[1]),
-            architecture.heavy,
+            architecture.heavy if isinstance(architecture, Architecture) else "low",
             synthetic=data["synthetic"],
             dark=st.context.theme.type == "dark",
         )

@@ -12,7 +12,8 @@ from dashboard.listen import show_listen, show_try
 from dashboard.parts import part, show_text
 from dashboard.reading import read_trials
 from dashboard.taking import show_taking
-from search_space import Architecture, count, get_space
+from search_space import Architecture, count, get_space, resolve
+from search_space.families import Network
 from studies import jobs
 from studies.charts import CONFIG, confusion_figure, curve_figure, per_cent, quantity
 from studies.drawings import cost_by_part, cost_figure, network_svg
@@ -76,18 +77,14 @@ def _choices(study: StudyRecords, row: dict[Any, Any]) -> list[str]:
 def _show_structure(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
     """The diagram, and beside it what it costs by block and by layer."""
     frames, mels = study.info["input"]
-    architecture, n_classes = Architecture.parse(row["architecture"]), study.info["n_classes"]
+    architecture, n_classes = resolve(row["architecture"]), study.info["n_classes"]
     cost = count(architecture, (frames, mels), n_classes)
     drawn, counted = st.columns([5, 6], gap="large")
     with drawn:
         st.markdown("**Diagram**")
         drawing = network_svg(architecture, (frames, mels), n_classes, dark=st.context.theme.type == "dark")
         st.image(drawing, width="stretch", alt=f"diagram of {architecture}: its costs stand in the tables beside it")
-        cut = "The dashed line cuts the mel axis, low bins to the left; blue is the heavy part. "
-        st.caption(
-            f"Shapes are channels × frames × mel bins. {cut * any(block.cut for block in architecture.blocks)}Green lines at the side of a "
-            "block are what is distilled; the green rail is what the head sees."
-        )
+        st.caption(f"Shapes are channels × frames × mel bins. {_legend(architecture)}")
     with counted:
         st.markdown(f"**Cost by block, for one clip of {frames} × {mels} frames × mels**")
         parts = cost_by_part(cost, architecture)
@@ -107,6 +104,20 @@ def _show_structure(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
             ),
         }
         st.dataframe(layers, key="layers", hide_index=True, column_config=columns, height=420)
+
+
+def _legend(network: Network) -> str:
+    """What the diagram's lines and colours mean."""
+    if not isinstance(network, Architecture):
+        return (
+            "The form that is deployed and counted: batch norm is part of the convolution before it. Blue is channel-wise; a green line at the side "
+            "of a block adds its input to its output."
+        )
+    cut = "The dashed line cuts the mel axis, low bins to the left; blue is the heavy part. "
+    return (
+        f"{cut * any(block.cut for block in network.blocks)}Green lines at the side of a block are what is distilled; the green rail is what the "
+        "head sees."
+    )
 
 
 def _show_accuracy(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:

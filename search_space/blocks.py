@@ -75,6 +75,81 @@ class Cross(nn.Module):
         return functional.pad(self.along_time, (1, 1)) + functional.pad(self.along_mel, (0, 0, 1, 1))
 
 
+class RepConv(nn.Module):
+    """A channel-wise 3x3 convolution that is trained as four: 3x3, 1x1, 3x1 and 1x3 side by side, each with batch norm, summed; (B, C, T, F) to
+    (B, C, T / stride, F / stride), rounded up.
+
+    `weighted` gives each branch a factor softplus(alpha), alpha 1 at first. In eval mode, while being traced and in its plain form it is the one
+    convolution that the four are then (`merged`), with a bias: that is what is deployed and what is counted.
+
+    Source: RepVGG (arXiv 2101.03697) merges 3x3, 1x1 and the identity; the four kernels are Rep-Mobile's (arXiv 2410.20775), the weights those of
+    `models/rep_ctfa.py` of github.com/seunggyu-han/dcase2025_task1_hyu.
+    """
+
+    KERNELS = ((3, 3), (1, 1), (3, 1), (1, 3))
+
+    def __init__(self, channels: int, stride: tuple[int, int] = (1, 1), weighted: bool = False) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+        self.branches = nn.ModuleList(
+            named(
+                conv=nn.Conv2d(
+                    channels, channels, (t, f), stride, padding=(t // 2, f // 2), groups=channels, bias=False
+                ),
+                norm=nn.BatchNorm2d(channels),
+            )
+            for t, f in self.KERNELS
+        )
+        self.alpha = nn.Parameter(torch.ones(len(self.KERNELS))) if weighted else None
+
+    def forward(self, x_BCTF: Tensor) -> Tensor:
+        if self.training and not torch.jit.is_tracing():
+            return self.sum_of_branches(x_BCTF)
+        weight, bias = self.merged()
+        return functional.conv2d(x_BCTF, weight, bias, self.stride, padding=1, groups=self.channels)
+
+    def sum_of_branches(self, x_BCTF: Tensor) -> Tensor:
+        """What is trained: the (weighted) sum of the four."""
+        shares = self._shares()
+        maps = [branch(x_BCTF) if shares is None else branch(x_BCTF) * share for branch, share in self._with(shares)]
+        return maps[0] + maps[1] + maps[2] + maps[3]
+
+    def merged(self) -> tuple[Tensor, Tensor]:
+        """The kernel (C, 1, 3, 3) and the bias (C,) of the one convolution that the four are in eval mode."""
+        weights, biases = [], []
+        for branch, share in self._with(self._shares()):
+            conv, norm = branch.get_submodule("conv"), branch.get_submodule("norm")
+            assert isinstance(conv, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            factor_C, shift_C = norm_factor(norm)
+            t, f = (1 - size // 2 for size in conv.weight.shape[2:])
+            weight = functional.pad(conv.weight * factor_C[:, None, None, None], (f, f, t, t))
+            weights.append(weight * share)
+            biases.append(shift_C * share)
+        return sum(weights[1:], weights[0]), sum(biases[1:], biases[0])
+
+    def convolution(self) -> nn.Conv2d:
+        """This convolution as an ordinary layer."""
+        weight, bias = (tensor.detach() for tensor in self.merged())
+        conv = nn.Conv2d(self.channels, self.channels, 3, self.stride, 1, groups=self.channels, device=weight.device)
+        conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+        return conv
+
+    def _shares(self) -> Tensor | None:
+        return None if self.alpha is None else functional.softplus(self.alpha)
+
+    def _with(self, shares: Tensor | None) -> list[tuple[nn.Module, Tensor | float]]:
+        return [(branch, 1.0 if shares is None else shares[index]) for index, branch in enumerate(self.branches)]
+
+
+def norm_factor(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Batch norm in eval as y -> factor y + shift, (C,) both."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    factor_C = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return factor_C, norm.bias - norm.running_mean * factor_C
+
+
 class PlainCross(nn.Module):
     """A `Cross` as the two ordinary layers of its equation, with the same weights and the same result."""
 
@@ -104,14 +179,21 @@ def plain(model: nn.Module) -> nn.Module:
     operation count the nine weights of the fused kernel instead of six. The copy computes the same and is counted right.
     """
     copied = copy.deepcopy(model)
-    if isinstance(copied, Cross):
-        return PlainCross(copied)
+    if (ordinary := _ordinary(copied)) is not None:
+        return ordinary
     for parent in list(copied.modules()):
         parent.plain = True  # type: ignore[assignment]  # read by `runs_fused`
         for name, child in parent.named_children():
-            if isinstance(child, Cross):
-                setattr(parent, name, PlainCross(child))
+            if (ordinary := _ordinary(child)) is not None:
+                setattr(parent, name, ordinary)
     return copied
+
+
+def _ordinary(layer: nn.Module) -> nn.Module | None:
+    """A layer that keeps its kernels otherwise than an ordinary one does, as ordinary ones; None of any other."""
+    if isinstance(layer, Cross):
+        return PlainCross(layer)
+    return layer.convolution() if isinstance(layer, RepConv) else None
 
 
 class OrthonormalConv2d(nn.Conv2d):

@@ -77,6 +77,11 @@ class Classifier(nn.Module):
         self.trunk, self.head = trunk, head
         prepare(self, self.channels_last)
 
+    @property
+    def stages(self) -> nn.Module:
+        """The modules, first to last, whose outputs are the network's stages: all layers and blocks of the trunk."""
+        return self.trunk
+
     def forward(self, logmel_BCTF: Tensor) -> Tensor:
         check_input(self, logmel_BCTF, 1, self.least)
         return self.head(channel_means(self.trunk(logmel_BCTF)))
@@ -322,6 +327,11 @@ class InceptionV1(nn.Module):
         self.after_early, self.after_middle = auxiliary(512), auxiliary(528)
         prepare(self)
 
+    @property
+    def stages(self) -> tuple[nn.Module, ...]:
+        """The modules, first to last, whose outputs are the network's stages: what lies between two auxiliary classifiers."""
+        return self.early, self.middle, self.late
+
     def forward(self, logmel_BCTF: Tensor) -> Tensor:
         check_input(self, logmel_BCTF, 1, self.least)
         return self.head(channel_means(self.late(self.middle(self.early(logmel_BCTF)))))
@@ -371,6 +381,11 @@ class Sp4asc(nn.Module):
             classes=nn.Linear(128, n_classes),
         )
         prepare(self)
+
+    @property
+    def stages(self) -> nn.Module:
+        """The modules, first to last, whose outputs are the network's stages: its blocks."""
+        return self.blocks
 
     def forward(self, logmel_BCTF: Tensor) -> Tensor:
         check_input(self, logmel_BCTF, 1, self.least)

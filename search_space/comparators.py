@@ -30,7 +30,7 @@ TAU_2022 = "TAU Urban Acoustic Scenes 2022 Mobile"
 
 
 class Published(NamedTuple):
-    """What was printed of a network: params, MACs, accuracy in per cent, and the data set it was measured on."""
+    """What was printed of a network: params, MACs, accuracy in per cent, and the data set it was measured on; None: not printed."""
 
     params: int | None
     macs: int | None
@@ -166,5 +166,92 @@ _DSMN = (
     ),
 )
 
-COMPARATORS: dict[str, Comparator] = {comparator.name: comparator for comparator in (*_PAPER, _SP4ASC, *_DSMN)}
-"""Every comparator by its name, in the order of the tables: those of the paper's Table 1, SP4ASC, and the DSMN networks."""
+_RELATED = (
+    Comparator(
+        name="cp-resnet",
+        source="Schmid et al., DCASE 2023 Task 1 technical report; github.com/fschmid56/cpjku_dcase23",
+        published=Published(127_684, 28_840_000, None, TAU_2022),
+        home="related_modules:CpResNet",
+        input=(43, 256),
+        convention="dcase",
+        note="the teacher of CP-Mobile; its figures are those of the released code, counted at 43 frames (hop 750)",
+    ),
+    Comparator(
+        name="bc-resnet",
+        source="Kim et al., arXiv 2111.06531 (DCASE 2021); github.com/yqcai888/easy_dcase_task1",
+        published=Published(81_770, 29_580_000, None, TAU_2022),
+        home="related_modules:BcResNet",
+        options={"width": 40},
+        input=(64, 256),
+        convention="dcase",
+        note="c = 40, as released for the limits of DCASE 2022 and later",
+    ),
+    Comparator(
+        name="bc-resnet-80",
+        source="Kim et al., arXiv 2111.06531 (DCASE 2021); github.com/yqcai888/easy_dcase_task1",
+        published=Published(306_730, None, None, TAU_2020),
+        home="related_modules:BcResNet",
+        options={"width": 80},
+        input=(64, 256),
+        convention="dcase",
+        note="c = 80, params of the released code; its paper prints 315 k and 76.3 % on TAU 2020 Mobile (10 s), and no MACs",
+    ),
+    Comparator(
+        name="tf-sepnet-64",
+        source="Cai et al., DCASE 2024 Task 1 technical report; github.com/yqcai888/easy_dcase_task1",
+        published=Published(126_858, 29_420_000, None, TAU_2022),
+        home="related_modules:TfSepNet",
+        input=(64, 512),
+        convention="dcase",
+        note="62.1 % on the evaluation set of DCASE 2024 with all training clips, by a third party's note",
+    ),
+)
+
+COMPARATORS: dict[str, Comparator] = {
+    comparator.name: comparator for comparator in (*_PAPER, _SP4ASC, *_DSMN, *_RELATED)
+}
+"""Every comparator by its name, in the order of the tables: those of the paper's Table 1, SP4ASC, the DSMN networks, and systems of DCASE."""
+
+
+class Printed(NamedTuple):
+    """What was printed of a described network (`presets.DESCRIBED`), and at what it was counted there: `input` is (frames, mels), `form` is
+    'deployed' (batch norm folded), 'merged' (branches merged, batch norm left) or 'trained'."""
+
+    source: str
+    published: Published
+    input: tuple[int, int]
+    form: str
+    convention: str = "dcase"
+    outputs: int = 10
+    note: str | None = None
+
+
+_CPJKU = "Schmid et al., DCASE 2023 Task 1 technical report; github.com/fschmid56/cpjku_dcase23"
+PRINTED: dict[str, Printed] = {
+    "cp-mobile-s1": Printed(_CPJKU, Published(5_722, 1_582_000, None, TAU_2022), (64, 256), "deployed"),
+    "cp-mobile-s2": Printed(
+        *(_CPJKU, Published(12_310, 4_354_000, None, TAU_2022), (64, 256), "deployed"),
+        note="58.7 % on the evaluation set of DCASE 2023, where it ranked first, by a third party's note",
+    ),
+    "cp-mobile-s3": Printed(_CPJKU, Published(30_106, 9_638_000, None, TAU_2022), (64, 256), "deployed"),
+    "cp-mobile-s4": Printed(
+        *(_CPJKU, Published(54_182, 16_803_000, None, TAU_2022), (64, 256), "deployed"),
+        note="62.7 % on the evaluation set of DCASE 2023, the most accurate there, by a third party's note",
+    ),
+    "cp-mobile-126k": Printed(
+        *(_CPJKU, Published(126_952, 28_890_000, None, TAU_2022), (64, 256), "trained"),
+        note="the released code's default",
+    ),
+    "cp-mobile-2025": Printed(
+        "Li et al., DCASE 2025 Task 1 technical report; github.com/HaoWLee/dcase2025_task1_Li_NTU",
+        *(Published(61_160, 17_050_260, 59.30, TAU_2022), (64, 256), "trained"),
+        note="the student of a joint distillation from PaSST and CP-ResNet, 25 % of the training clips; 58.80 % with another feature loss",
+    ),
+    "rep-mobile": Printed(
+        "Han et al., arXiv 2410.20775 (DCASE 2024); github.com/seunggyu-han/dcase2025_task1_hyu",
+        *(Published(67_570, 20_430_000, None, TAU_2022), (65, 256), "merged"),
+        note="widths and figures of the released network of DCASE 2025; the printed params keep 24 branch weights that nothing uses any more, ours do "
+        "not. Rep-Mobile itself (DCASE 2024) prints no widths, params or MACs; 61.8 % on its evaluation set with all training clips",
+    ),
+}
+"""CP-Mobile and Rep-Mobile as they were printed."""

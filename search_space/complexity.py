@@ -13,6 +13,9 @@ Unless another is named, `macs` is `conv+linear`. In all three:
 * `params` are all numbers that can be trained, biases and batch norm's scale and shift included, also those of layers that
   never run, once each however often they are used; running statistics are not.
 * The input is the size the network is meant for, never a smaller one it was trained at.
+* A network of DSSDN and a comparator are counted in the form that is trained, batch norm included; CP-Mobile and Rep-Mobile in the deployed one, as
+  their authors did (`mobile.py`), and so are the branches of the operator `rep`. On one front this favours them by a batch norm's second number a channel
+  (1 to 2 % of the params of the paper's networks); the MACs of conv+linear are the same in both forms.
 * Channel-wise crosses are the two convolutions of their equation (`blocks.plain`).
 
 The figures are checked against hand formulas, the built model, fvcore and torchinfo.
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from search_space.architecture import Architecture, Block, Merge
+    from search_space.families import Network
     from search_space.operators import Operator
 
 CONVENTIONS = ("conv+linear", "fvcore", "dcase")
@@ -126,15 +130,23 @@ def _is_whole(value: object, least: int) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
-def count(network: str | Architecture, input: tuple[int, int], n_classes: int = 10) -> Cost:
-    """What a network costs for one clip of `input` = (frames, mels): of an architecture from its spec alone, of a name `count_network`.
+def count(network: str | Network, input: tuple[int, int], n_classes: int = 10) -> Cost:
+    """What a network costs for one clip of `input` = (frames, mels): of a description from its spec alone, of a name `count_network`.
 
     Raises `UserError` when the text names no network, and on sizes that cannot be.
-    Source: structure as in `search_space.blocks` and `search_space.model`; conventions at the top of this file.
     """
     if isinstance(network, str):
         return count_network(network, input, n_classes)
-    architecture = network
+    from search_space.families import FAMILIES, family_of
+
+    return FAMILIES[family_of(network)].cost(network, input, n_classes)
+
+
+def count_architecture(architecture: Architecture, input: tuple[int, int], n_classes: int) -> Cost:
+    """What a DSSDN network costs for one clip of `input` = (frames, mels), from its spec alone.
+
+    Source: structure as in `search_space.blocks` and `search_space.model`; conventions at the top of this file.
+    """
     check_sizes(n_classes, input[1], input[0])
     layers = tuple(_network(architecture, input, n_classes))
     macs = sum(row.macs for row in layers)
@@ -143,8 +155,8 @@ def count(network: str | Architecture, input: tuple[int, int], n_classes: int = 
     return Cost(sum(row.params for row in layers), macs, layers, by, peak, _receptive_field(architecture, input))
 
 
-def count_network(network: str | Architecture, input: tuple[int, int], n_classes: int = 10) -> Cost:
-    """What a network costs by whatever names it: from its spec alone for the family, from a trace for a comparator.
+def count_network(network: str | Network, input: tuple[int, int], n_classes: int = 10) -> Cost:
+    """What a network costs by whatever names it: from its spec alone for a family's, from a trace for a comparator.
 
     A comparator is built and run on torch's meta device: no weight is drawn and nothing is computed. A network of two channels
     is counted with both. Raises `UserError` when the text names no network, on sizes that cannot be, and on an input smaller

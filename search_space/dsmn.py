@@ -146,6 +146,11 @@ class Dsmn(nn.Module):
         )
         prepare(self)
 
+    @property
+    def stages(self) -> nn.ModuleList:
+        """The modules, first to last, whose outputs are the network's stages: its blocks."""
+        return self.blocks
+
     def forward(self, x_BCTF: Tensor) -> Tensor:
         check_input(self, x_BCTF, channels=2, least=1)
         x_BCTF = self.stem(x_BCTF)

@@ -12,27 +12,67 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_space import fused
-from search_space.blocks import ChannelAttention, Cross, DistillationBlock, PlainBlock, channel_means, named
+from search_space.blocks import (
+    ChannelAttention,
+    Cross,
+    DistillationBlock,
+    PlainBlock,
+    RepConv,
+    channel_means,
+    named,
+    norm_factor,
+)
 from search_space.complexity import cut
+from search_space.mobile_modules import MobileNetwork
 from search_space.model import Dssdn
+from search_space.related_modules import Staged
 
 
 @torch.random.fork_rng(devices=[])  # a layer made draws weights, which are then replaced
 def inference_form(model: nn.Module) -> nn.Module:
-    """A copy of the model in eval mode whose DSSDN networks compute the same logits with less; the model is left as it was.
+    """A copy of the model in eval mode whose networks compute the same logits with less; the model is left as it was.
 
-    Batch norm becomes part of the convolution before it, the two kernels of a `Cross` one, the three 1x1 of a distillation path their
-    product, attention and batch norm at a block's end one factor and one summand; parts are pooled before they are spliced. What else
-    there is (comparators, a layer around the network) is copied as it stands.
+    Of a DSSDN network, batch norm becomes part of the convolution before it, the two kernels of a `Cross` one, the branches of a `RepConv` one, the
+    three 1x1 of a distillation path their product, attention and batch norm at a block's end one factor and one summand; parts are pooled before they
+    are spliced. Of CP-Mobile, Rep-Mobile and the networks of `related_modules`, batch norm and branches go the same way. What else there is (other
+    comparators, a layer around the network) is copied as it stands.
     """
     if isinstance(model, Dssdn):
         return _Inference(model).eval()
     copied = copy.deepcopy(model).eval()
+    if isinstance(copied, MobileNetwork | Staged):
+        return _folded(copied)
     for parent in list(copied.modules()):
         for name, child in parent.named_children():
             if isinstance(child, Dssdn):
                 setattr(parent, name, _Inference(child).eval())
+            elif isinstance(child, MobileNetwork | Staged):
+                setattr(parent, name, _folded(child))
     return copied
+
+
+def _folded(model: nn.Module) -> nn.Module:
+    """The model itself, every batch norm right behind a convolution in a sequence folded into it, every `RepConv` one convolution."""
+    with torch.no_grad():
+        for parent in list(model.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, RepConv):
+                    setattr(parent, name, child.convolution())
+                elif isinstance(child, nn.Sequential) and isinstance(getattr(child, "norm", None), nn.BatchNorm2d):
+                    layers = dict(child.named_children())
+                    conv, norm = layers["conv"], layers.pop("norm")
+                    assert isinstance(conv, nn.Conv2d)
+                    assert isinstance(norm, nn.BatchNorm2d)
+                    _fold(conv, norm)
+                    setattr(parent, name, named(**layers).eval())
+    return model.requires_grad_(False)
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """The convolution, changed so that it computes what the batch norm behind it would."""
+    factor_C, shift_C = (value.detach() for value in norm_factor(norm))
+    bias_C = shift_C if conv.bias is None else conv.bias * factor_C + shift_C
+    conv.weight, conv.bias = nn.Parameter(conv.weight * factor_C[:, None, None, None]), nn.Parameter(bias_C)
 
 
 class _Inference(nn.Module):
@@ -79,7 +119,7 @@ class _Block(nn.Module):
         self.weights = nn.ParameterList(weights)
         self.bias = nn.Parameter(bias)
         self.light, self.attention = copy.deepcopy(block.light), copy.deepcopy(block.attention)
-        factor_C, shift_C = _factor(block.norm)
+        factor_C, shift_C = (value.detach() for value in norm_factor(block.norm))
         self.factor, self.shift = nn.Parameter(factor_C), nn.Parameter(shift_C)
 
     def forward(self, x_BCTF: Tensor) -> Tensor:
@@ -134,16 +174,16 @@ def _normed(operator: nn.Module, norm: nn.Module) -> nn.Sequential:
     layers = {name: _one_convolution(layer) for name, layer in copy.deepcopy(layers).items()}
     last = list(layers.values())[-1]
     if isinstance(last, nn.Conv2d):
-        factor_C, shift_C = _factor(norm)
-        bias_C = shift_C if last.bias is None else last.bias * factor_C + shift_C
-        last.weight, last.bias = nn.Parameter(last.weight * factor_C[:, None, None, None]), nn.Parameter(bias_C)
+        _fold(last, norm)
     else:
         layers["norm"] = copy.deepcopy(norm)
     return named(**layers, relu=nn.ReLU(inplace=True))
 
 
 def _one_convolution(layer: nn.Module) -> nn.Module:
-    """The layer with every `Cross` in it as the channel-wise 3x3 convolution that it runs as."""
+    """The layer with every `Cross` and `RepConv` in it as the channel-wise 3x3 convolution that it runs as."""
+    if isinstance(layer, RepConv):
+        return layer.convolution()
     if isinstance(layer, Cross):
         plus, d = layer.plus(), layer.dilation
         conv = nn.Conv2d(len(plus), len(plus), 3, padding=d, dilation=d, groups=len(plus), bias=False)
@@ -151,14 +191,6 @@ def _one_convolution(layer: nn.Module) -> nn.Module:
         return conv
     for parent in list(layer.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, Cross):
+            if isinstance(child, Cross | RepConv):
                 setattr(parent, name, _one_convolution(child))
     return layer
-
-
-def _factor(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Batch norm in eval as y -> factor y + shift, (C,) both."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    factor_C = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return factor_C.detach(), (norm.bias - norm.running_mean * factor_C).detach()

@@ -5,6 +5,8 @@ Shape legend: B batch, C channels, T frames, F mel bins, K classes.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,7 @@ from search_space.blocks import DistillationBlock, PlainBlock, channel_means, na
 from search_space.comparator_modules import check_input
 from search_space.comparators import COMPARATORS
 from search_space.complexity import check_sizes
+from search_space.families import FAMILIES, Network, family_of
 from search_space.presets import check_network, resolve
 
 
@@ -67,6 +70,11 @@ class Dssdn(nn.Module):
             if packed.is_contiguous():  # not the weight of a plain 3x3, which follows its input's layout instead
                 parameter.data = packed
 
+    @property
+    def stages(self) -> nn.ModuleList:
+        """The modules, first to last, whose outputs are the network's stages: its blocks."""
+        return self.blocks
+
     def forward(self, logmel_BCTF: Tensor) -> Tensor:
         check_input(self, logmel_BCTF, channels=1, least=1)
         x_BCTF = self.stem(logmel_BCTF)
@@ -78,9 +86,9 @@ class Dssdn(nn.Module):
         return self.head(torch.cat(taps, dim=1))
 
 
-def build_model(network: str | Architecture, n_classes: int = 10, n_mels: int = 256) -> nn.Module:
-    """A freshly initialised network (from torch's global generator), (B, 1, T, F) log-mel to (B, K) logits, for the name of one of the
-    paper's networks or of a comparator, a notation or an architecture.
+def build_model(network: str | Network, n_classes: int = 10, n_mels: int = 256) -> nn.Module:
+    """A freshly initialised network (from torch's global generator), (B, 1, T, F) log-mel to (B, K) logits, for a network's
+    name, a notation of any family, or a description.
 
     `n_mels` is the F it will read, which SP4ASC alone must know. A network of two channels gets the log-mel and its deltas.
 
@@ -90,10 +98,25 @@ def build_model(network: str | Architecture, n_classes: int = 10, n_mels: int = 
     if isinstance(network, str) and network in COMPARATORS:
         comparator = COMPARATORS[network]
         model = comparator.build(n_classes, n_mels)
-        return named(two_channels=TwoChannels(), network=model) if comparator.channels_in == 2 else model
+        return _WithDeltas(two_channels=TwoChannels(), network=model) if comparator.channels_in == 2 else model
     if isinstance(network, str):
         check_network(network)
-    return Dssdn(resolve(network), n_classes)
+    described = resolve(network)
+    return FAMILIES[family_of(described)].build(described, n_classes)
+
+
+class _WithDeltas(nn.Sequential):
+    """A network of two channels behind what makes them."""
+
+    def __init__(self, **layers: nn.Module) -> None:
+        super().__init__(OrderedDict(layers))
+
+    @property
+    def stages(self) -> nn.Module:
+        """The network's own."""
+        stages = self.get_submodule("network").stages
+        assert isinstance(stages, nn.Module)
+        return stages
 
 
 class TwoChannels(nn.Module):

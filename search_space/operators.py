@@ -74,6 +74,9 @@ class Operator(ABC):
     offered: bool = True
     """Whether every space offers it; else only the wide one does."""
 
+    searched: bool = True
+    """Whether the wide space offers it. A new operator says no: the space's digest, and with it every earlier study, would be of another one."""
+
     @classmethod
     def options(cls) -> tuple[Option, ...]:
         """The operator's options, in the order of their names."""
@@ -235,3 +238,29 @@ class PlainConvolution(Operator):
         from search_space.blocks import named
 
         return named(conv=nn.Conv2d(c_in, c_out, 3, padding=1, bias=False))
+
+
+@register
+@dataclass(frozen=True)
+class ReparameterisedConvolution(Operator):
+    """rep: y = r(p1x1(x)), p an ordinary 1x1 convolution, r four channel-wise convolutions side by side (3x3, 1x1, 3x1, 1x3), each with batch norm.
+
+    SC with more branches, which are one channel-wise 3x3 with a bias once it is trained (`blocks.RepConv`): that is what its cost counts, not the
+    four, which only training pays for.
+
+    Source: our own; the cross is DSSDN's (arXiv 2405.03567, eq. 1), the branches are Rep-Mobile's (arXiv 2410.20775).
+    """
+
+    name = "rep"
+    offered = False
+    searched = False
+
+    def cost(self, name: str, c_in: int, shape: tuple[int, int, int]) -> Iterator[LayerCost]:
+        c_out = shape[0]
+        yield convolution(f"{name}.pointwise", "1x1", shape, c_in * c_out)
+        yield convolution(f"{name}.branches", "channel-wise 3x3", shape, 9 * c_out, c_out)
+
+    def build(self, c_in: int, c_out: int) -> nn.Module:
+        from search_space.blocks import RepConv, named, pointwise
+
+        return named(pointwise=pointwise(c_in, c_out), branches=RepConv(c_out))

@@ -12,13 +12,15 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from functools import cache, cached_property
+from typing import Any, Literal, NamedTuple, Protocol
 
 from search_space.architecture import Architecture, Block
 from search_space.complexity import Cost, count
 from search_space.errors import UserError, unknown
+from search_space.families import Network, only_dssdn
 from search_space.operators import OPERATORS
+from search_space.presets import PRESETS
 
 Value = int | float | str
 Choose = Callable[[str, tuple[Any, ...]], Any]
@@ -41,6 +43,27 @@ class Choice(NamedTuple):
             return [other for other in self.options if other != option]
         place = self.options.index(option)
         return [*self.options[max(place - 1, 0) : place], *self.options[place + 1 : place + 2]]
+
+
+class AnySpace(Protocol):
+    """What a study asks of a space, whatever family its networks are of; each is said at `Space`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def choices(self) -> dict[str, tuple[Value, ...]]: ...
+    @property
+    def presets(self) -> dict[str, Network]: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def digest(self) -> str: ...
+    def sample(self, choose: Choose) -> Network: ...
+    def encode(self, network: Network) -> dict[str, Value]: ...
+    def neighbours(self, network: Network) -> list[Network]: ...
+    def __iter__(self) -> Iterator[Network]: ...
+    def largest(self, input: tuple[int, int], n_classes: int) -> tuple[int, int]: ...
+    def cheapest(self) -> Iterator[Network]: ...
 
 
 @dataclass(frozen=True)
@@ -104,7 +127,7 @@ class Space:
             Choice("head", self.heads),
             Choice("first_pool", ("1x2", "2x2")),
             Choice("taps", ("all", "last", "later"), ("depth", deep)),
-            *self._operator_choices("", tuple(OPERATORS), None),
+            *self._operator_choices("", [name for name, of in OPERATORS.items() if of.searched], None),
             Choice("kind", ("distillation", "plain")),
             Choice("attention", ("adaptive", "none"), distilled),
             Choice("split_ratio", self.split_ratios, distilled),
@@ -116,6 +139,11 @@ class Space:
     def choices(self) -> dict[str, tuple[Value, ...]]:
         """The options of every choice by its name, the conditional ones included, in the order of asking."""
         return {choice.name: choice.options for choice in self._choices}
+
+    @property
+    def presets(self) -> dict[str, Network]:
+        """The published networks inside by name, which a study begins with."""
+        return dict(PRESETS)
 
     def sample(self, choose: Choose) -> Architecture:
         """The architecture made of what `choose(name, options)` picks; `rng.choice` can pick: `lambda _, options: rng.choice(options)`.
@@ -156,11 +184,12 @@ class Space:
         witnesses = [(str(corner), *count(corner, (431, 256))[:2]) for corner in corners]
         return hashlib.sha256(json.dumps([self.name, self._choices, witnesses]).encode()).hexdigest()[:12]
 
-    def encode(self, architecture: Architecture) -> dict[str, Value]:
+    def encode(self, network: Network) -> dict[str, Value]:
         """The choices that make this architecture, in the order of asking.
 
         Raises `UserError` when the space does not hold it.
         """
+        architecture = only_dssdn(network, f"the space {self.name!r}")
         blocks = architecture.blocks
         facts: dict[str, Value] = {"depth": len(blocks), "stem": architecture.stem}
         facts["growth"] = blocks[0].out_channels - architecture.stem
@@ -189,7 +218,7 @@ class Space:
             raise UserError(f"{outside}; the nearest inside is {nearest}")
         return chosen
 
-    def neighbours(self, architecture: Architecture) -> list[Architecture]:
+    def neighbours(self, network: Network) -> list[Network]:
         """Every architecture one choice away: a number one step up or down, another name.
 
         Choices that only then mean something take each of their options; all others stay. a is a neighbour of b exactly
@@ -197,7 +226,7 @@ class Space:
 
         Raises `UserError` when the space does not hold the architecture.
         """
-        chosen = self.encode(architecture)
+        chosen = self.encode(network)
         return [
             self._architecture(complete)
             for choice in self._choices
@@ -286,24 +315,26 @@ def _per_part(cost: Cost, what: Literal["params", "macs"]) -> list[int]:
     return list(totals.values())
 
 
-_SPACES = {
-    space.name: space
-    for space in (
-        Space("dssdn", per_block=False),
-        Space("dssdn-blocks", per_block=True),
-        Space("dssdn-wide", per_block=False, wide=True),
+@cache
+def _spaces() -> dict[str, AnySpace]:
+    from search_space.family_spaces import CP_MOBILE_SPACE, REP_MOBILE_SPACE, FamilySpace
+
+    dssdn = Space("dssdn", per_block=False)
+    spaces: tuple[AnySpace, ...] = (
+        *(dssdn, Space("dssdn-blocks", per_block=True), Space("dssdn-wide", per_block=False, wide=True)),
+        *(CP_MOBILE_SPACE, REP_MOBILE_SPACE, FamilySpace("all", (dssdn, CP_MOBILE_SPACE, REP_MOBILE_SPACE))),
     )
-}
+    return {space.name: space for space in spaces}
 
 
-def get_space(name: str = "dssdn") -> Space:
+def get_space(name: str = "dssdn") -> AnySpace:
     """The space of this name.
 
-    `dssdn` (one split ratio and operator a network), `dssdn-blocks` (one a block), or `dssdn-wide` (one a network, and the
-    options of the paper's relatives).
+    `dssdn` (one split ratio and operator a network), `dssdn-blocks` (one a block), `dssdn-wide` (one a network, and the options of the paper's
+    relatives), `cp-mobile`, `rep-mobile`, or `all` (the networks of dssdn, cp-mobile and rep-mobile).
 
     Raises `UserError` when there is none.
     """
-    if name not in _SPACES:
-        raise unknown("space", name, _SPACES)
-    return _SPACES[name]
+    if name not in _spaces():
+        raise unknown("space", name, _spaces())
+    return _spaces()[name]

@@ -17,8 +17,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from search_space.architecture import Architecture
 from search_space.errors import UserError, open_console, run_command
+from search_space.families import Network
 from search_space.presets import resolve
 from studies import contrasts
 from studies.ablation import (
@@ -195,7 +195,7 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError("--grid takes at least 2 seeds: its effects are nothing without their noise")
 
 
-def _base(options: argparse.Namespace) -> tuple[Architecture, dict[str, Any] | None]:
+def _base(options: argparse.Namespace) -> tuple[Network, dict[str, Any] | None]:
     """The base's network, and what its study is about, where it is a trial of one."""
     if options.study is None:
         default = TABLE_2_BASE if options.preset == TABLE_2 else "dssdn-middle"
@@ -207,7 +207,7 @@ def _base(options: argparse.Namespace) -> tuple[Architecture, dict[str, Any] | N
         raise UserError(
             f"study {options.study!r} has no network in trial {options.trial}; its trials are 0 to {len(trials) - 1}"
         )
-    return Architecture.parse(named.iloc[0]["architecture"]), study.info
+    return resolve(named.iloc[0]["architecture"]), study.info
 
 
 def _numbers(front_end: FrontEnd) -> dict[str, int]:
@@ -300,7 +300,7 @@ def _print(console: Console, report: dict[str, Any]) -> None:
 
 
 def _list(
-    console: Console, network: Architecture, recipe: Recipe, source: str | None, subset: str | None, as_json: bool
+    console: Console, network: Network, recipe: Recipe, source: str | None, subset: str | None, as_json: bool
 ) -> int:
     """Print the factors; of the data the headers are read, nothing else."""
     with progress_bar(console, "headers") as report:

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from search_space.architecture import Architecture
 from search_space.complexity import Cost, count
 from search_space.errors import UserError
+from search_space.families import Network
 from search_space.presets import preset_name
 from studies.code import code_digest
 from studies.grid import Failures, Hands, Planned, train_all
@@ -46,7 +46,7 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def name_of(network: Architecture) -> str:
+def name_of(network: Network) -> str:
     """A network's published name where it has one, else its notation."""
     return preset_name(network) or str(network)
 

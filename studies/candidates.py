@@ -17,11 +17,11 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from search_space.architecture import Architecture
 from search_space.complexity import Cost, count
 from search_space.errors import UserError, unknown
+from search_space.families import Network
 from search_space.limits import Limits, usage
-from search_space.space import Space
+from search_space.space import AnySpace
 from studies.halving import expected
 from studies.owners import owner
 from studies.records import encode, ordered
@@ -138,7 +138,7 @@ class Caps:
     bytes: int | None = None
     precision: str = "float16"
 
-    def usage(self, architecture: Architecture, cost: Cost | None = None) -> dict[str, float]:
+    def usage(self, architecture: Network, cost: Cost | None = None) -> dict[str, float]:
         """The share that a network uses of each cap, by name; more than 1 is too much. `cost` is its cost at `input`, if known."""
         cost = cost or count(architecture, self.input, self.n_classes)
         shares = {
@@ -151,11 +151,11 @@ class Caps:
             shares |= {f"limits_{key}": share for key, share in counted.items()}
         return shares
 
-    def admits(self, architecture: Architecture) -> bool:
+    def admits(self, architecture: Network) -> bool:
         """Whether a network is within every cap."""
         return all(share <= 1 for share in self.usage(architecture).values())
 
-    def check(self, space: Space) -> None:
+    def check(self, space: AnySpace) -> None:
         """Raises `UserError` when no network of the space is within the caps."""
         shares = [self.usage(architecture) for architecture in space.cheapest()]
         if any(all(share <= 1 for share in of.values()) for of in shares):
@@ -192,7 +192,7 @@ class Candidates:
     """
 
     study: optuna.Study
-    space: Space
+    space: AnySpace
     input: tuple[int, int]
     n_classes: int
     caps: Caps
@@ -202,7 +202,7 @@ class Candidates:
     on_ask: Callable[[Trial], None] = lambda trial: None
     full: bool = False
 
-    def next(self, total: int | None = None) -> tuple[Trial, Architecture] | None:
+    def next(self, total: int | None = None) -> tuple[Trial, Network] | None:
         """A running trial whose network is new and within the caps, or None when the space has no other one, or when all of `total`
         trainings are done or under way.
 
@@ -265,7 +265,7 @@ class Candidates:
             if text is not None and trial.number not in again and _holds(trial):
                 self.seen.setdefault(text, trial.number)
 
-    def enqueue(self, architecture: Architecture, **attributes: Any) -> None:
+    def enqueue(self, architecture: Network, **attributes: Any) -> None:
         """Have this network asked for next, with these attributes on its trial."""
         choices = self.space.choices
         chosen = self.space.encode(architecture)
@@ -276,7 +276,7 @@ class Candidates:
         trial.set_user_attr("outcome", outcome)
         self.study.tell(trial, state=state)
 
-    def _anywhere(self) -> Iterator[Architecture]:
+    def _anywhere(self) -> Iterator[Network]:
         """Networks drawn at random, and when these run out every one of a space that can be walked, or the cheapest of a larger one."""
         for _ in range(_RANDOM_TRIES):
             yield self.space.sample(lambda _, options: self.rng.choice(options))
@@ -284,7 +284,7 @@ class Candidates:
         self.rng.shuffle(rest)
         yield from rest
 
-    def _unseen(self, networks: Iterator[Architecture]) -> Iterator[Architecture]:
+    def _unseen(self, networks: Iterator[Network]) -> Iterator[Network]:
         """Those that are neither trained nor over a cap."""
         return (network for network in networks if str(network) not in self.seen and self.caps.admits(network))
 

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from search_space.architecture import Architecture, Block
-from search_space.complexity import Cost, count, cut, eca_kernel, pool_after
+from search_space.complexity import Cost, LayerCost, count, cut, eca_kernel, pool_after
 from search_space.errors import UserError
+from search_space.families import Network
+from search_space.mobile import KINDS, Mobile
 from studies.charts import BLUE, GREEN, GREY, VERMILLION, layout, quantity
 
 _WIDTH, _LEFT, _RIGHT, _RAIL = 420, 8, 384, 406
@@ -34,19 +36,27 @@ _TICKS_HZ = (300, 1000, 3000, 10_000, 20_000)
 # ------------------------------------------------------------------------------------------------------- a network's cost
 
 
-def cost_by_part(cost: Cost, architecture: Architecture) -> pd.DataFrame:
+def cost_by_part(cost: Cost, network: Network) -> pd.DataFrame:
     """`part` (stem, block 1, ..., head), `params`, `macs` and the part's output `shape` (C, T, F), in order of execution."""
     rows: dict[str, dict[str, Any]] = {}
     for layer in cost.layers:
-        first, second = layer.name.split(".")[:2]
-        part = f"block {int(second) + 1}" if first == "blocks" else first
+        part = _part(layer)
         row = rows.setdefault(part, {"part": part, "params": 0, "macs": 0})
         row["params"] += layer.params
         row["macs"] += layer.macs
         row["shape"] = layer.shape
-    for number, block in enumerate(architecture.blocks, start=1):  # batch norm and attention come after the merging
-        rows[f"block {number}"]["shape"] = (block.out_channels, *rows[f"block {number}"]["shape"][1:])
+    if isinstance(network, Architecture):
+        for number, block in enumerate(network.blocks, start=1):  # batch norm and attention come after the merging
+            rows[f"block {number}"]["shape"] = (block.out_channels, *rows[f"block {number}"]["shape"][1:])
     return pd.DataFrame(list(rows.values()))
+
+
+def _part(layer: LayerCost) -> str:
+    """The part that a layer belongs to; blocks of a family with stages are called by stage and place."""
+    first, *rest = layer.name.split(".")
+    if first == "blocks":
+        return f"block {int(rest[0]) + 1}"
+    return f"stage {int(rest[0]) + 1}, block {int(rest[1]) + 1}" if first == "stages" else first
 
 
 def cost_figure(parts: pd.DataFrame, title: str = "", synthetic: bool = False) -> go.Figure:
@@ -80,13 +90,16 @@ def cost_figure(parts: pd.DataFrame, title: str = "", synthetic: bool = False) -
 # ----------------------------------------------------------------------------------------------------- a network's diagram
 
 
-def network_svg(architecture: Architecture, input: tuple[int, int], n_classes: int, dark: bool = False) -> str:
+def network_svg(network: Network, input: tuple[int, int], n_classes: int, dark: bool = False) -> str:
     """The network as an SVG drawing, from the log-mel above to the classes below, for a clip of `input` = (frames, mels).
 
-    From left to right lies the mel axis, low bins to the left: a block's heavy and light part are as wide as their shares of it (15 % at
+    Of a DSSDN network, from left to right lies the mel axis, low bins to the left: a block's heavy and light part are as wide as their shares of it (15 % at
     least), with the cut between them. Lines at the side are what is distilled; the rail on the right is what the head sees. `dark` fits the texts to a
     dark page; they are legible from 350 pixels on.
     """
+    if isinstance(network, Mobile):
+        return _mobile_svg(network, input, n_classes, dark)
+    architecture = network
     cost = count(architecture, input, n_classes)
     parts = {row["part"]: row for row in cost_by_part(cost, architecture).to_dict("records")}
     pen = _Pen(_INK[dark])
@@ -108,6 +121,42 @@ def network_svg(architecture: Architecture, input: tuple[int, int], n_classes: i
         f"Diagram of {architecture}: {len(architecture.blocks)} blocks, {cost.params:,} parameters, {cost.macs:,} MACs"
     )
     return pen.svg(words)
+
+
+def _mobile_svg(network: Mobile, input: tuple[int, int], n_classes: int, dark: bool) -> str:
+    """The deployed network, a box each layer; a line at the side is a block's input that is added to its output."""
+    cost = count(network, input, n_classes)
+    pen = _Pen(_INK[dark])
+    pen.text(_LEFT, 14, f"log-mel, {input[0]} × {input[1]} (frames × mels)", strong=True)
+    pen.y = 22
+    pen.arrow()
+    layers: dict[str, list[LayerCost]] = {}
+    for layer in cost.layers:
+        layers.setdefault(_part(layer), []).append(layer)
+    blocks = iter(block for stage in network.blocks for block in stage)
+    activation = "ReLU" if network.kind == "cpm" else "SiLU"
+    for part in cost_by_part(cost, network).to_dict("records"):
+        name = str(part["part"])
+        _draw_title(pen, f"{name[0].upper()}{name[1:]}", part)
+        top = pen.y
+        for layer in layers[name]:
+            colour = BLUE if "depthwise" in layer.name else GREY
+            pen.box(_LEFT, _RIGHT, f"{_words_of(layer, network)} → {_by(layer.shape)}", colour)
+        if name.startswith("stage") and next(blocks).adds:
+            pen.path(f"M{_RIGHT} {top - 8} H{_RAIL} V{pen.y + 8} H{_RIGHT - 100}", GREEN)
+        pen.arrow(f"{activation}, {_by(part['shape'])}" if name.startswith("stage") else _by(part["shape"]))
+    pen.text(_LEFT, pen.y + 12, f"mean over the map: {n_classes} classes", strong=True)
+    pen.y += 20
+    return pen.svg(
+        f"Diagram of {network}: {KINDS[network.kind]} of {sum(network.depths)} blocks, {cost.params:,} parameters, {cost.macs:,} MACs"
+    )
+
+
+def _words_of(layer: LayerCost, network: Mobile) -> str:
+    of = layer.name.removesuffix(".conv").rpartition(".")[2]
+    words = {"time": "attention along time", "mel": "attention along mels", "channel": "attention across channels"}
+    merged = " (four branches merged)" if of == "depthwise" and network.kind == "repm" else ""
+    return words.get(of, "response norm" if of == "response" else f"{layer.kind} convolution{merged}")
 
 
 def _draw_stem(pen: _Pen, architecture: Architecture, part: Mapping[Any, Any]) -> None:
@@ -293,13 +342,16 @@ def mel_edges_hz(front_end: Mapping[str, Any]) -> NDArray[np.float64]:
     return np.where(mel < 15, 200 * mel / 3, 1000 * np.exp(step * (np.maximum(mel, 15) - 15)))
 
 
-def mel_cuts(architecture: Architecture, train_mels: int, n_mels: int) -> dict[float, list[int]]:
-    """Where the network cuts the mel axis, as a place on an axis of `n_mels` bins (0 to n_mels), each with the blocks that cut there.
+def mel_cuts(architecture: Network, train_mels: int, n_mels: int) -> dict[float, list[int]]:
+    """Where the network cuts the mel axis, as a place on an axis of `n_mels` bins (0 to n_mels), each with the blocks that cut there; nowhere
+    but in DSSDN.
 
     The network reads `train_mels` bins, an average of the full ones. Cuts of later blocks that lie within one bin of its input are one: they come of rounding.
     Behind a merging that lays the halves over each other there is no place on the axis left, so the first cut alone counts.
     """
     cuts: dict[float, list[int]] = {}
+    if not isinstance(architecture, Architecture):
+        return cuts
     mels = train_mels
     for number, block in enumerate(architecture.blocks, start=1):
         n_heavy, n_light = cut(block, architecture.merge, mels)

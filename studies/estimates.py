@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from search_space.architecture import Architecture
 from search_space.complexity import count
 from search_space.errors import UserError
+from search_space.presets import resolve
 from studies import jobs
 from studies.jobs import Job
 from studies.records import StudyRecords
@@ -66,7 +66,7 @@ def estimate(study: StudyRecords, wanted: Sequence[Job]) -> Estimate:
         same = finished.get(job.trial)
         everyone = [rate for rates in finished.values() for rate in rates]
         run = study.run(job.trial)
-        architecture = Architecture.parse(run.config["architecture"])
+        architecture = resolve(run.config["architecture"])
         macs = count(architecture, tuple(info["input"]), info["n_classes"]).macs
         if same or everyone:
             rate, basis = (

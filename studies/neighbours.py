@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from search_space.space import Space
+from search_space.space import AnySpace
 
 
-def nearest(trials: pd.DataFrame, trial: int, space: Space, n: int = 8) -> pd.DataFrame:
+def nearest(trials: pd.DataFrame, trial: int, space: AnySpace, n: int = 8) -> pd.DataFrame:
     """The `n` trained networks with the fewest choices unlike those of `trial`: `trial`, `changes`, `what` (stem 28 → 32), `difference`
     in val accuracy (0 to 1), `val_accuracy`, `params`, `macs`; the fewest changes first, of equally many the most accurate.
 

@@ -26,8 +26,8 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 from scipy import stats  # type: ignore[import-untyped]
 
-from search_space.architecture import Architecture
 from search_space.errors import UserError
+from search_space.presets import resolve
 from search_space.space import get_space
 from studies import analysis
 from studies.differences import holm
@@ -503,7 +503,7 @@ def _factors(choices: Sequence[Mapping[str, Any]], active: Sequence[str], most: 
 
 def _active(trials: pd.DataFrame, number: int) -> list[str]:
     """What an ablation can change in a trial's network; the front end, which is no choice of a space, is any."""
-    network = Architecture.parse(str(trials.set_index("trial").loc[number, "architecture"]))
+    network = resolve(str(trials.set_index("trial").loc[number, "architecture"]))
     setting = Setting(network, get_recipe("short"), {"mels": 256, "n_fft": 2048, "hop": 1024})
     return [name for name, of in factors(setting).items() if not of.inactive]
 

@@ -32,11 +32,10 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from search_space.architecture import Architecture
 from search_space.complexity import BYTES
 from search_space.errors import UserError, unknown
+from search_space.families import Network
 from search_space.limits import get_limits
-from search_space.presets import PRESETS
 from search_space.space import get_space
 from studies import owners
 from studies.agreement import check_code, check_same
@@ -155,7 +154,7 @@ class Told:
     stopped_at: int | None = None
 
 
-Pending = dict[Future[dict[str, Any]], tuple[Trial, Architecture]]
+Pending = dict[Future[dict[str, Any]], tuple[Trial, Network]]
 
 
 class Search:
@@ -322,7 +321,7 @@ class Search:
             warnings.simplefilter("ignore", ExperimentalWarning)
             self._study.set_metric_names(_METRICS)
         queued = {trial.user_attrs.get("preset") for trial in self._study.get_trials(deepcopy=False)}
-        for name, architecture in PRESETS.items():
+        for name, architecture in self.space.presets.items():
             if name not in queued:  # all of them, but for a study that was killed right here
                 self._candidates.enqueue(architecture, preset=name)
         self._open_artifacts(about["artifacts"])
@@ -506,7 +505,7 @@ class Search:
     def _run(self, trial: int) -> Run:
         return Run(trial_folder(self.options.runs, self.name, trial))
 
-    def _submit(self, crew: Crew, trial: Trial, architecture: Architecture) -> Future[dict[str, Any]]:
+    def _submit(self, crew: Crew, trial: Trial, architecture: Network) -> Future[dict[str, Any]]:
         attributes = trial.user_attrs
         config = {
             "kind": "trial",
@@ -529,7 +528,7 @@ class Search:
         resume = [True] if "rungs" in attributes else []
         return crew.submit(self._train, str(architecture), str(path), config, *resume)
 
-    def _tell(self, future: Future[dict[str, Any]], trial: Trial, architecture: Architecture) -> Told | None:
+    def _tell(self, future: Future[dict[str, Any]], trial: Trial, architecture: Network) -> Told | None:
         """Put what became of a training into the study; None when it waits at a rung and is to go on. May be called again where the database
         broke off.
 
@@ -565,7 +564,7 @@ class Search:
             )
         return Told(trial.number, str(architecture), None, message)
 
-    def _tell_score(self, result: dict[str, Any], trial: Trial, architecture: Architecture) -> Told:
+    def _tell_score(self, result: dict[str, Any], trial: Trial, architecture: Network) -> Told:
         attributes = self._study._storage.get_trial(trial._trial_id).user_attrs
         try:
             trial.set_user_attr("seconds", round(_before_rungs(attributes) + result["seconds"], 2))
@@ -586,7 +585,7 @@ class Search:
         self._successes, self._deaths = self._successes + 1, 0
         return Told(trial.number, str(architecture), result["val_accuracy"], None)
 
-    def _given_up(self, trial: Trial, architecture: Architecture) -> Told:
+    def _given_up(self, trial: Trial, architecture: Network) -> Told:
         return Told(trial.number, str(architecture), None, "taken for dead meanwhile; another process trains it")
 
     def _end_once(self, trial: Trial | FrozenTrial, error: str) -> None:
@@ -597,7 +596,7 @@ class Search:
             storage.set_trial_user_attr(trial._trial_id, "outcome", "failed")
             self._study.tell(trial.number, state=TrialState.FAIL)
 
-    def _at_rung(self, trial: Trial, architecture: Architecture, result: dict[str, Any]) -> Told | None:
+    def _at_rung(self, trial: Trial, architecture: Network, result: dict[str, Any]) -> Told | None:
         """Note the score, and end the trial unless it stands high enough among all that came to the rung."""
         rung, val_accuracy = result["clips"], result["val_accuracy"]
         storage = self._study._storage
@@ -627,7 +626,7 @@ class Search:
         """While stopping: keep what finished in the meantime, queue the rest again."""
         wait(pending, timeout=60)
 
-        def end(future: Future[dict[str, Any]], trial: Trial, architecture: Architecture) -> None:
+        def end(future: Future[dict[str, Any]], trial: Trial, architecture: Network) -> None:
             if self._is_told(trial):
                 return
             if future.done() and not future.cancelled() and future.exception() is None:
@@ -700,7 +699,8 @@ class Search:
         """Seconds a candidate takes when all workers are busy: a few batches of a preset and of random networks."""
         rng = random.Random(0)
         drawn = [self.space.sample(lambda _, options: rng.choice(options)) for _ in range(3)]
-        networks = [str(network) for network in (PRESETS["dssdn-middle"], *drawn)]
+        presets = list(self.space.presets.values())
+        networks = [str(network) for network in (presets[len(presets) // 2], *drawn)]
         for _ in range(_ESTIMATES):
             measured = [crew.submit(self._measure, networks) for _ in range(self.workers)]
             with self._interrupts.welcome():

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 from search_space.architecture import Architecture, Block
 from search_space.errors import UserError, unknown
+from search_space.families import Network, family_of
+from search_space.mobile import Mobile
 from search_space.operators import OPERATORS
 from search_space.presets import PRESETS
 from search_space.space import get_space
@@ -32,14 +34,14 @@ LABEL_SMOOTHING = ("0", "0.1", "0.2")
 class Setting:
     """What an ablation changes: the network, the recipe, and the numbers of the front end, (mels, n_fft, hop) by name."""
 
-    network: Architecture
+    network: Network
     recipe: Recipe
     front_end: Mapping[str, int]
 
     def same(self, other: Setting) -> bool:
         """Whether both train the same; a recipe's name and its own length decide nothing here, nor does the orthonormal loss without an OSC."""
         mine, theirs = (replace(setting.recipe, name="", epochs=0) for setting in (self, other))
-        if self.network == other.network and all(block.operator != "osc" for block in self.network.blocks):
+        if self.network == other.network and not _has_osc(self.network):
             mine, theirs = replace(mine, orthonormal=0.0), replace(theirs, orthonormal=0.0)
         return (self.network, mine, dict(self.front_end)) == (other.network, theirs, dict(other.front_end))
 
@@ -81,7 +83,12 @@ class Grid(NamedTuple):
 
 def factors(base: Setting, recorders: int = 1) -> dict[str, Factor]:
     """Every factor by its name, the inactive ones included; `recorders` made the training clips."""
-    found = (*_axes(base), *_parts(base), *_recipe_factors(base, recorders), *_front_end_factors(base))
+    of_network = (
+        _mobile_axes(base.network)
+        if isinstance(base.network, Mobile)
+        else (*_axes(base.network), *_parts(base.network))
+    )
+    found = (*of_network, *_recipe_factors(base, recorders), *_front_end_factors(base))
     return {factor.name: factor for factor in found}
 
 
@@ -202,9 +209,9 @@ def table2(base: Setting) -> list[Variant]:
 # ------------------------------------------------------------------------------------------------- the axes of the space
 
 
-def _axes(base: Setting) -> Iterator[Factor]:
+def _axes(architecture: Architecture) -> Iterator[Factor]:
     """The axes of the default space, as far as they mean something for the base, which may lie outside of it in other respects."""
-    architecture, choices = base.network, get_space("dssdn").choices
+    choices = get_space("dssdn").choices
     blocks, grows = architecture.blocks, _rule(architecture)
 
     def axis(name: str, level: str, change: Callable[[Architecture, str], Architecture], inactive: str = "") -> Factor:
@@ -228,7 +235,7 @@ def _axes(base: Setting) -> Iterator[Factor]:
 
     operators = {block.operator for block in blocks}
     operator = operators.pop() if len(operators) == 1 else "mixed"
-    offered = (*(f"{option}" for option in choices["operator"]), "conv")
+    offered = (*(f"{option}" for option in choices["operator"]), "conv", "rep")
     yield Factor(
         *("operator", ARCHITECTURE, operator),
         tuple(name for name in offered if name != operator),
@@ -246,7 +253,44 @@ def _text(value: object) -> str:
 
 
 def _on_network(change: Callable[[Architecture, str], Architecture]) -> Callable[[Setting, str], Setting]:
-    return lambda setting, level: replace(setting, network=change(setting.network, level))
+    """The change of a DSSDN network in a setting; `factors` gives these to no other family."""
+
+    def changed(setting: Setting, level: str) -> Setting:
+        assert isinstance(setting.network, Architecture)
+        return replace(setting, network=change(setting.network, level))
+
+    return changed
+
+
+def _has_osc(network: Network) -> bool:
+    return isinstance(network, Architecture) and any(block.operator == "osc" for block in network.blocks)
+
+
+def _mobile_axes(network: Mobile) -> Iterator[Factor]:
+    """The choices of the space of the base's family, where the base is inside, and which family it is."""
+    space = get_space(family_of(network))
+    try:
+        chosen, outside = space.encode(network), ""
+    except UserError:
+        chosen, outside = {}, f"its widths are none of the space {space.name!r}"
+    for name, options in space.choices.items():
+
+        def change(setting: Setting, level: str, name: str = name) -> Setting:
+            inside = get_space(family_of(setting.network))
+            option = next(option for option in inside.choices[name] if _text(option) == level)
+            made = {**inside.encode(setting.network), name: option}
+            return replace(setting, network=inside.sample(lambda asked, _: made[asked]))
+
+        level = _text(chosen[name]) if chosen else ""
+        others = () if outside else tuple(text for option in options if (text := _text(option)) != level)
+        yield Factor(name, ARCHITECTURE, level, others, change, outside)
+
+    def turned(setting: Setting, level: str) -> Setting:
+        assert isinstance(setting.network, Mobile)
+        return replace(setting, network=replace(setting.network, kind="cpm" if level == "cp-mobile" else "repm"))
+
+    other = "rep-mobile" if network.kind == "cpm" else "cp-mobile"
+    yield Factor("family", ARCHITECTURE, family_of(network), (other,), turned)
 
 
 def _rule(architecture: Architecture) -> int | None:
@@ -308,9 +352,8 @@ def _with_option(name: str, architecture: Architecture, level: str) -> Architect
 # ---------------------------------------------------------------------------------------------------- parts of the network
 
 
-def _parts(base: Setting) -> Iterator[Factor]:
+def _parts(architecture: Architecture) -> Iterator[Factor]:
     """What can be taken out of the network, or turned round."""
-    architecture = base.network
     plain, cut = architecture.kind == "plain", any(block.cut for block in architecture.blocks)
     no_path = "a plain block has no such path" if plain else ""
 
@@ -405,9 +448,10 @@ def _recipe_factors(base: Setting, recorders: int) -> Iterator[Factor]:
         options = () if inactive else tuple(option for option in levels if option != level)
         return Factor(name, RECIPE, level, options, change, inactive, number=partial(_share, name))
 
-    osc = any(block.operator == "osc" for block in base.network.blocks)
     yield weight(
-        "orthonormal", ORTHONORMAL, "" if osc else "the base has no OSC, whose layers alone it holds orthonormal"
+        "orthonormal",
+        ORTHONORMAL,
+        "" if _has_osc(base.network) else "the base has no OSC, whose layers alone it holds orthonormal",
     )
     yield weight("label_smoothing", LABEL_SMOOTHING)
 

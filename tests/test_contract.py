@@ -18,8 +18,9 @@ from search_space.comparators import COMPARATORS
 from search_space.complexity import CONVENTIONS, count_module, count_network
 from search_space.describe import describe
 from search_space.errors import UserError
+from search_space.inference import inference_form
 from search_space.operators import OPERATORS
-from search_space.presets import check_network
+from search_space.presets import CP_MOBILE, DESCRIBED, REP_MOBILE, check_network
 
 
 def operator_networks(name):
@@ -44,18 +45,27 @@ STRUCTURES = {
     "plain": "dssdn_c8-9-12_r1_sc.d2_h16_plain",
     "chain": "dssdn_c8-9-12_r0.5-1_osc.m4_h16_high_eca3_chain",
 }
-FAMILY = {**{name: name for name in NETWORKS}, **OF_OPERATORS, **STRUCTURES}
+MOBILE = {
+    **{name: name for name in (*CP_MOBILE, *REP_MOBILE)},
+    "cpm-pruned": "cpm_c3-7-7-10-9_b2-1-2_x5-11-13-1-6",
+    "repm-pruned": "repm_c3-7-7-7-10_b1-2-1_x5-11-13-2_p1x2-2x2-1x1-1x1",
+}
+FAMILY = {**{name: name for name in NETWORKS}, **OF_OPERATORS, **STRUCTURES, **MOBILE}
 EVERY = {**FAMILY, **{name: name for name in COMPARATORS}}
 SIZES = [(32, 32), (33, 47), (44, 64), (65, 40)]  # the classics halve their maps five times
 
 TABLE_1 = ("resnet34", "mobilenet-v1", "mobilenet-v2", "mobilenet-v3", "inception-v1")
 
 STILL = {name: ("fuse.bias",) for name in COMPARATORS if name.startswith("dsmn")}
+STILL |= {OF_OPERATORS["rep"]: tuple(f"branches.{index}.norm.bias" for index in range(4))}
 """Ends of parameters whose gradient is zero but for rounding: biases that the batch norm right behind them takes away."""
 DEAD = {"inception-v1": ("after_early.", "after_middle.")}
 """Beginnings of parameters that take no part: the auxiliary heads, counted as published and not trained."""
 
-LEAST = {**dict.fromkeys(TABLE_1, 32), "sp4asc": 16}
+LEAST = {
+    **dict.fromkeys(TABLE_1, 32),
+    **{"sp4asc": 16, "cp-resnet": 17, "bc-resnet": 7, "bc-resnet-80": 7, "tf-sepnet-64": 29},
+}
 """The least frames and mels of networks that do not stop pooling at size 1."""
 
 every_network = pytest.mark.parametrize("network", EVERY.values(), ids=EVERY)
@@ -71,6 +81,12 @@ def built(network, n_mels):
 
 def clips(count, size):
     return torch.randn(count, 1, *size, generator=torch.Generator().manual_seed(1))
+
+
+def counted(network, n_mels):
+    """The network in the form that is counted, layers of its own as ordinary ones."""
+    model = built(network, n_mels).eval()
+    return plain(inference_form(model) if network in MOBILE.values() else model)
 
 
 def fvcores(model, size):
@@ -119,11 +135,11 @@ def test_gradient_reaches_every_parameter(network, size):
 @every_network
 def test_three_ways_of_counting_agree_with_their_tools(network):
     size = (44, 64)
-    cost, model = count_network(network, size, 7), built(network, 64).eval()
+    cost, model = count_network(network, size, 7), counted(network, 64)
     assert tuple(cost.macs_by) == CONVENTIONS
     assert (cost.macs, cost.macs_by["fvcore"]) == fvcores(model, size)
     assert cost.macs == cost.macs_by["conv+linear"]
-    official = torchinfo.summary(plain(model), (1, 1, *size), verbose=0, device="cpu")
+    official = torchinfo.summary(model, (1, 1, *size), verbose=0, device="cpu")
     assert (cost.macs_by["dcase"], cost.params) == (official.total_mult_adds, official.total_params)
     assert cost.params == sum(parameter.numel() for parameter in model.parameters())
     assert cost.params == sum(row.params for row in cost.layers)
@@ -133,7 +149,7 @@ def test_three_ways_of_counting_agree_with_their_tools(network):
 @pytest.mark.parametrize("network", FAMILY.values(), ids=FAMILY)
 @every_size
 def test_the_count_from_the_notation_is_the_count_of_the_built_network(network, size):
-    by_notation, traced = count_network(network, size, 7), count_module(built(network, size[1]), (1, *size))
+    by_notation, traced = count_network(network, size, 7), count_module(counted(network, size[1]), (1, *size))
     assert traced._replace(layers=()) == by_notation._replace(layers=())
 
 
@@ -189,10 +205,24 @@ def test_it_is_described(network):
     described, cost = describe(network, (44, 64), 7), count_network(network, (44, 64), 7)
     assert json.dumps(described)
     assert described["architecture"] == (None if network in COMPARATORS else is_recorded_as(network))
-    assert described["preset"] == (network if network in (*NETWORKS, *COMPARATORS) else None)
+    assert described["preset"] == (network if network in (*DESCRIBED, *COMPARATORS) else None)
     assert (described["params"], described["macs"]) == (cost.params, cost.macs)
     assert described["macs"] == sum(layer["macs"] for layer in described["layers"])
     assert described["params"] == sum(layer["params"] for layer in described["layers"])
+
+
+@every_network
+def test_stages_are_modules_that_run_in_their_order(network):
+    """What a teacher's features are taken from: maps (B, C, T, F)."""
+    model, shapes = built(network, 32).eval(), []
+    for number, stage in enumerate(model.stages):
+        stage.register_forward_hook(lambda *call, number=number: shapes.append((number, call[2].ndim, len(call[2]))))
+    with torch.no_grad():
+        model(clips(2, (40, 32)))
+    for stage in model.stages:
+        stage._forward_hooks.clear()
+    assert shapes == [(number, 4, 2) for number in range(len(shapes))]
+    assert len(shapes) == len(list(model.stages)) > 0
 
 
 @every_network

@@ -36,6 +36,17 @@ def spc(x, c_dim, p_dim, s_time, s_mel, p):
     return conv2d(torch.cat([sc(x[:, :c_dim], p_dim, s_time, s_mel), x[:, c_dim:]], dim=1), p)
 
 
+def rep(x, module):
+    """The four branches, each with its batch norm as in training."""
+    x = conv2d(x, module.pointwise.weight)
+    y = 0
+    for branch, padding in zip(module.branches.branches, ((1, 1), (0, 0), (1, 0), (0, 1)), strict=True):
+        z = conv2d(x, branch.conv.weight, padding=padding, groups=x.shape[1])
+        mean, var = z.mean((0, 2, 3), keepdim=True), z.var((0, 2, 3), correction=0, keepdim=True)
+        y = y + (z - mean) / (var + branch.norm.eps).sqrt()
+    return y
+
+
 EQUATIONS = {
     "sc": lambda x, m: sc(x, m.pointwise.weight, *crossed(m)),
     "sc.d2": lambda x, m: sc(x, m.pointwise.weight, *crossed(m), dilation=2),
@@ -44,6 +55,7 @@ EQUATIONS = {
     "osc.m6": lambda x, m: osc(x, m.squeeze.weight, m.expand.weight, *crossed(m)),
     "spc.p0.25": lambda x, m: spc(x, 5, m.partial.pointwise.weight, *crossed(m.partial), m.pointwise.weight),
     "conv": lambda x, m: conv2d(x, m.conv.weight, padding=1),
+    "rep": rep,
 }
 
 
@@ -86,9 +98,10 @@ def test_groups_are_the_most_that_the_widths_allow(g, c_in, c_out, groups):
 def test_operator_costs_what_it_is_built_of(name, c_in):
     operator = with_first_options(name)
     rows = list(operator.cost("operator", c_in, (9, 5, 4)))
-    module = operator.build(c_in, 9)
+    module = plain(operator.build(c_in, 9))
     assert sum(row.params for row in rows) == sum(parameter.numel() for parameter in module.parameters())
-    assert sum(row.macs for row in rows) == sum(row.params for row in rows) * 5 * 4
+    biases = sum(parameter.numel() for name, parameter in module.named_parameters() if name.endswith("bias"))
+    assert sum(row.macs for row in rows) == (sum(row.params for row in rows) - biases) * 5 * 4
     for row in rows:
         part = module.get_submodule(row.name.removeprefix("operator."))
         assert row.params == sum(parameter.numel() for parameter in part.parameters()), row.name

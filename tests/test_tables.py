@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from search_space import tables
-from search_space.comparators import COMPARATORS, TAU_2020, TAU_2022
+from search_space.comparators import COMPARATORS, PRINTED, TAU_2020, TAU_2022
 from search_space.complexity import count
 from search_space.errors import UserError
-from search_space.presets import NETWORKS
+from search_space.presets import DESCRIBED, NETWORKS
+from search_space.systems import NOT_BUILT, build_systems
 from search_space.tables import Result, build_rows, choose_setting, main, read_results, record_result
 
 RESULT = Result(
@@ -35,6 +36,9 @@ RESULT = Result(
 
 def entry(**changes):
     return json.loads(json.dumps({**asdict(RESULT), **changes}))
+
+
+RELATED = {"cp-resnet", "bc-resnet", "bc-resnet-80", "tf-sepnet-64"}  # of them the systems' table speaks
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +64,7 @@ class TestRows:
             ("Others", "sp4asc"),
             *(("Others", f"dsmn-{number}") for number in ("1", "2", "3", "4", "4-64")),
         ]
-        assert {row["network"] for row in rows} == {*NETWORKS, *COMPARATORS}
+        assert {*NETWORKS, *COMPARATORS} - {row["network"] for row in rows} == RELATED
 
     def test_the_printed_figures(self, rows):
         printed = {row["network"]: tuple(row["published"].values()) for row in rows}
@@ -292,3 +296,44 @@ class TestCommand:
         done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert done.stderr.startswith("error: results.json, result 1: a result is an object with")
+
+
+class TestSystems:
+    def test_every_named_network_has_a_row(self):
+        rows = build_systems()
+        assert {row["network"] for row in rows if row["built"]} == {*DESCRIBED, *COMPARATORS}
+        assert {row["network"] for row in rows if not row["built"]} == set(NOT_BUILT)
+        assert len(rows) == len({row["network"] for row in rows})
+
+    def test_what_was_printed_is_met_or_explained(self):
+        for row in build_systems():
+            for key in ("params", "macs"):
+                deviation = row["deviation"][key]
+                assert (deviation is None) == (row["ours"] is None or row["published"][key] is None)
+                if row["network"] in {*RELATED, *PRINTED} and deviation is not None:
+                    assert abs(deviation) < 5e-4, (row["network"], key)
+                elif deviation is not None and abs(deviation) > 0.03:
+                    assert row["note"], (row["network"], key)
+
+    def test_what_nobody_printed_is_null(self, capsys):
+        assert main(["--systems", "--json"]) == 0
+        rows = {row["network"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+        assert rows["passt"]["ours"] is None
+        assert rows["passt"]["published"] == {"params": None, "macs": None, "accuracy": None, "dataset": None}
+        assert rows["rep-mobile-dcase2024"]["published"]["params"] is None
+        assert rows["bc-resnet-80"]["published"]["macs"] is None
+        ours = rows["cp-mobile-s1"]["ours"]
+        assert (ours["params"], ours["macs"], ours["macs_by"]["dcase"]) == (5_722, 1_582_336, 1_582_336)
+        assert rows["cp-mobile-s1"]["input"] == [64, 256]
+        assert rows["rep-mobile"]["form"] == "merged"
+
+    def test_people_read_unknown(self, capsys):
+        main(["--systems"])
+        out = capsys.readouterr().out
+        assert "unknown" in out
+        assert "17,050,260" not in out
+        assert "17.050 M" in out
+
+    def test_accuracies_are_another_table(self):
+        with pytest.raises(UserError, match="leave --dataset and --results out"):
+            main(["--systems", "--dataset", "esc10"])

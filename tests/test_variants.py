@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from search_space.architecture import Architecture
 from search_space.errors import UserError
-from search_space.presets import NETWORKS, PRESETS
+from search_space.presets import NETWORKS, PRESETS, resolve
 from search_space.space import get_space
 from studies.variants import Factor, Setting, Variant, choose, factorial, factors, one_change, table2
 from trainers.config import RECIPES, get_recipe, mixstyle, paper, short
@@ -21,8 +22,7 @@ AXES = ("depth", "stem", "growth", "split_ratio", "operator", "osc_mid", "partia
 
 
 def setting(network: str = "dssdn-middle", recipe: str = "short") -> Setting:
-    architecture = NETWORKS.get(network) or Architecture.parse(network)
-    return Setting(architecture, get_recipe(recipe), FRONT_END)
+    return Setting(resolve(network), get_recipe(recipe), FRONT_END)
 
 
 def variants(network: str, text: str | None, recipe: str = "short", recorders: int = 1) -> dict[str, Variant]:
@@ -47,8 +47,8 @@ class TestAxes:
             assert known[axis].level == f"{base[axis]:g}" if isinstance(base[axis], float) else f"{base[axis]}"
             moved = set()
             for variant in one_change(setting(name), {axis: known[axis]}):
-                if variant.label == "operator=conv":
-                    continue  # not in the space: plain 3x3 is the paper's DL-O
+                if variant.label in ("operator=conv", "operator=rep"):
+                    continue  # not in the space: plain 3x3 is the paper's DL-O, rep is our own
                 chosen = SPACE.encode(variant.setting.network)
                 moved.add(chosen[axis])
                 own = {"operator": {"osc_mid", "partial_ratio"}}.get(axis, set())
@@ -68,7 +68,7 @@ class TestAxes:
         assert known["partial_ratio"].inactive == "the base's operator is sc, not spc"
         uneven = factors(setting("dssdn_c8-12-8_r0.5_sc_h16"))
         assert "its widths do not grow twice" in uneven["depth"].inactive
-        assert uneven["operator"].options == ("osc", "spc", "conv")
+        assert uneven["operator"].options == ("osc", "spc", "conv", "rep")
 
     def test_operators_come_with_the_papers_options(self) -> None:
         found = networks("dssdn-large", "operator")
@@ -76,6 +76,7 @@ class TestAxes:
             "operator=osc": str(PRESETS["dssdn-small"]),
             "operator=spc": str(PRESETS["dssdn-middle"]),
             "operator=conv": str(NETWORKS["dl-o"]),
+            "operator=rep": str(PRESETS["dssdn-large"]).replace("_sc_", "_rep_"),
         }
 
     def test_what_else_the_base_departs_in_stays(self) -> None:
@@ -204,8 +205,8 @@ class TestChoosing:
         ("text", "message"),
         [
             ("operators", r"unknown factor 'operators'; known: \['attention'"),
-            ("operator=mc", r"unknown level of operator 'mc'; known: \['conv', 'osc', 'sc'\]"),
-            ("operator=spc", r"operator=spc is the base's own level; name others: \['sc', 'osc', 'conv'\]"),
+            ("operator=mc", r"unknown level of operator 'mc'; known: \['conv', 'osc', 'rep', 'sc'\]"),
+            ("operator=spc", r"operator=spc is the base's own level; name others: \['sc', 'osc', 'conv', 'rep'\]"),
             ("operator,operator=sc", "names 'operator' twice"),
             ("mels=none", "mels is a whole number of at least 1, not 'none'"),
             ("label_smoothing=2", "label_smoothing is a number from 0 on such as 0.1, not '2'"),
@@ -241,7 +242,7 @@ class TestFactorial:
             ("operator,osc_mid", r"at least two active factors, not \['operator'\]"),
             (
                 "depth,stem,operator",
-                r"at most 64 combinations, not 140 \(5 of depth x 7 of stem x 4 of operator\); choose fewer",
+                r"at most 64 combinations, not 175 \(5 of depth x 7 of stem x 5 of operator\); choose fewer",
             ),
             ("cut,heavy", "heavy=high and cut=off, heavy=low are the same network"),
             ("block=plain,distillation", "block=plain, distillation=off can not be: one of these undoes another"),
@@ -272,7 +273,7 @@ def test_a_factor_reads_as_a_row() -> None:
         "operator",
         "architecture",
         "spc",
-        ("sc", "osc", "conv"),
+        ("sc", "osc", "conv", "rep"),
     )
 
 
@@ -289,3 +290,38 @@ def test_without_an_osc_the_orthonormal_loss_is_no_change() -> None:
     base = setting("dssdn-small")
     other = dataclasses.replace(base, recipe=dataclasses.replace(base.recipe, orthonormal=0.0))
     assert not base.same(other)
+
+
+class TestOtherFamilies:
+    def test_the_factors_of_cp_mobile_are_its_space_s_choices(self) -> None:
+        known = factors(setting("cp-mobile-s2"))
+        space = get_space("cp-mobile")
+        architectural = [name for name, factor in known.items() if factor.kind == "architecture"]
+        assert architectural == [*space.choices, "family"]
+        assert (known["base"].level, known["base"].options) == ("16", ("8", "24", "32"))
+        found = networks("cp-mobile-s2", "base,depth_3,expansion=2.1")
+        base = space.encode(resolve("cp-mobile-s2"))
+        assert set(found) == {"base=8", "base=24", "base=32", "depth_3=2", "expansion=2.1"}
+        for label, notation in found.items():
+            name, level = label.split("=")
+            again = space.sample(lambda asked, _, of={**base, name: float(level)}: of[asked])
+            assert str(again) == notation
+
+    def test_the_family_itself_is_one(self) -> None:
+        assert networks("cp-mobile-s2", "family") == {
+            "family=rep-mobile": str(resolve("cp-mobile-s2")).replace("cpm_", "repm_")
+        }
+
+    def test_pruned_widths_are_in_no_space(self) -> None:
+        known = factors(setting("cpm_c4-13-13-20_b1-1_x20-30"))
+        assert "its widths are none of the space 'cp-mobile'" in known["base"].inactive
+        assert not known["family"].inactive
+
+    def test_the_orthonormal_loss_is_for_osc_alone(self) -> None:
+        base = setting("cp-mobile-s1")
+        assert factors(base)["orthonormal"].inactive
+        assert base.same(replace(base, recipe=replace(base.recipe, orthonormal=0.0)))
+
+    def test_the_rows_of_table_2_are_dssdns(self) -> None:
+        with pytest.raises(UserError, match="unknown factor 'operator'"):
+            table2(setting("cp-mobile-s2"))

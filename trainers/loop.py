@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from search_space.architecture import Architecture
 from search_space.blocks import orthonormal_penalty
 from search_space.errors import UserError
+from search_space.families import Network
 from search_space.inference import inference_form
 from search_space.model import build_model
 from trainers.augment import Moment, augment, spec_augment
@@ -139,7 +139,7 @@ class Epoch:
 @torch.random.fork_rng(devices=[])
 @kept_memory()
 def train(
-    network: str | Architecture,
+    network: str | Network,
     inputs: Inputs,
     recipe: Recipe,
     clips: int,
@@ -148,7 +148,7 @@ def train(
     *,
     validate: str = "last",
     accumulate: int = 1,
-    like: str | Architecture | None = None,
+    like: str | Network | None = None,
     start: State | None = None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     on_batch: Callable[[Course], None] = lambda _: None,
@@ -322,7 +322,7 @@ def rung_clips(recipe: Recipe, clips: int) -> tuple[int, ...]:
 
 
 def seeded_model(
-    network: str | Architecture, n_classes: int, seed: int, n_mels: int = 256, like: str | Architecture | None = None
+    network: str | Network, n_classes: int, seed: int, n_mels: int = 256, like: str | Network | None = None
 ) -> nn.Module:
     """A new network, by name, notation or architecture, whose initial weights depend on the seed alone; torch's global generator is left as it was.
 

@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from search_space.architecture import Architecture
 from search_space.errors import UserError
+from search_space.families import Network
 from search_space.model import build_model
 from trainers.config import Recipe
 from trainers.inputs import Inputs
@@ -54,7 +54,7 @@ class Normalise(nn.Module):
 
 def train_recorded(
     run: Run,
-    network: str | Architecture,
+    network: str | Network,
     inputs: Inputs,
     recipe: Recipe,
     clips: int,
@@ -62,7 +62,7 @@ def train_recorded(
     device: torch.device,
     *,
     accumulate: int = 1,
-    like: str | Architecture | None = None,
+    like: str | Network | None = None,
     keep_checkpoints: bool = False,
     resume: bool = False,
     pause: Callable[[int, float], bool] = lambda clips, val_accuracy: False,
