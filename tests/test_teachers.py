@@ -314,3 +314,150 @@ class TestRecords:
         assert mine.label.startswith("taught-with-")
         assert mine.label != other.label
         assert dataclasses.replace(mine, digests=(("x", "y"),)).label == mine.label
+
+
+def tiny(folder: Path, runs: Path, *more: str) -> list[str]:
+    options = ["--data", str(folder), "--runs", str(runs), "--device", "cpu"]
+    return [*options, *more]
+
+
+class TestRetraining:
+    def options(self, folder: Path, runs: Path, *more: str) -> list[str]:
+        return tiny(folder, runs, "--architecture", STUDENT, "--epochs", "1", *more)
+
+    def test_it_is_taught_and_records_by_whom(
+        self, teacher: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        more = ["--recipe", "joint", "--teacher", str(teacher), "--temperature", "3", "--multitask", "none"]
+        assert retrain.main(self.options(tiny_folder, tmp_path, *more, "--json")) == 0
+        report = json.loads(capsys.readouterr().out)
+        recipe = report["recipe"]
+        assert (recipe["teachers"], recipe["temperature"], recipe["feature_form"]) == (
+            [str(teacher)],
+            3.0,
+            "projection",
+        )
+        assert dict(recipe["digests"]) == {str(teacher): teachers.teacher_digest(str(teacher))}
+        assert "-joint-with-" in report["run"]
+        assert report["params"] < 2_000  # the student's alone
+
+    def test_another_teacher_under_the_same_name_is_refused_and_what_differs_is_said(
+        self, own_teacher: Path, tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        options = self.options(tiny_folder, tmp_path, "--recipe", "taught", "--teacher", str(own_teacher))
+        assert retrain.main(options) == 0
+        (run,) = (tmp_path / "retrain").glob("*-taught-with-*")
+        before = Run(run).config["recipe"]["digests"][0][1]
+        (run / "scores.json").unlink()
+        weights = own_teacher / "weights.safetensors"
+        save_file({name: tensor + 1e-3 for name, tensor in load_file(weights).items()}, weights)
+        with pytest.raises(
+            UserError, match=f"digests .*{before[:20]}.*now .*{teachers.teacher_digest(str(own_teacher))[:20]}"
+        ):
+            retrain.main([*options, "--resume"])
+
+    def test_super_classes_and_responses_of_ones_own(
+        self, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        own = tmp_path / "own.csv"
+        own.write_text("label,super_class\nhigh,tone\nlow,tone\nnoise,noise\n")
+        more = ["--multitask", "pcgrad", "--super-classes", str(own), "--impulses", "generated", "--json"]
+        assert retrain.main(self.options(tiny_folder, tmp_path, *more)) == 0
+        recipe = json.loads(capsys.readouterr().out)["recipe"]
+        assert (recipe["multitask"], recipe["impulses"]) == ("pcgrad", "generated")
+        with pytest.raises(UserError, match="no super-class for 3 of the 3 classes"):
+            retrain.main(self.options(tiny_folder, tmp_path, "--multitask", "sum"))
+
+    def test_recorded_before_there_were_teachers_it_is_still_the_same_run(
+        self, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert retrain.main(self.options(tiny_folder, tmp_path)) == 0
+        (run,) = (tmp_path / "retrain").glob("*-strong-e1-s0")
+        assert set(Run(run).config["recipe"]) == {field.name for field in dataclasses.fields(Recipe)[:21]}
+        capsys.readouterr()
+        assert retrain.main(self.options(tiny_folder, tmp_path)) == 0
+        assert "has finished already" in capsys.readouterr().err
+
+
+class TestStudy:
+    def options(self, folder: Path, runs: Path, *more: str) -> list[str]:
+        sizes = ["--budget", "96", "--train-input", "16x16", "--workers", "1", "--study", "taught"]
+        return tiny(folder, runs, *sizes, *more)
+
+    def test_all_its_networks_are_taught_and_another_teacher_is_refused(
+        self, teacher: Path, own_teacher: Path, tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        runs = tmp_path / "runs"
+        (tmp_path / "study.toml").write_text(f'teacher = ["{teacher}"]\nsoft-weight = 0.9\n')
+        config = ["--config", str(tmp_path / "study.toml")]
+        assert studies_run.main(self.options(tiny_folder, runs, "--trials", "3", *config)) == 0
+        recipe = Run(runs / "taught" / "trials" / "00000").config["recipe"]
+        assert (recipe["name"], recipe["teachers"], recipe["soft_weight"]) == ("rungs", [str(teacher)], 0.9)
+        again = self.options(tiny_folder, runs, "--trials", "3")
+        assert (
+            studies_run.main([*again, "--teacher", str(teacher), "--soft-weight", "0.9"]) == 0
+        )  # nothing is left to do
+        with pytest.raises(UserError, match=r"recipe: teachers .*own.*now.*|recipe: .*teachers"):
+            studies_run.main([*again, "--teacher", str(own_teacher), "--soft-weight", "0.9"])
+        with pytest.raises(UserError, match="teachers .*, now None"):
+            studies_run.main(again)
+
+
+class TestAblation:
+    def options(self, folder: Path, runs: Path, *more: str) -> list[str]:
+        sizes = [
+            "--budget",
+            "32",
+            "--train-input",
+            "16x16",
+            "--workers",
+            "1",
+            "--seeds",
+            "2",
+            "--base",
+            STUDENT,
+            "--name",
+            "t",
+        ]
+        return tiny(folder, runs, *sizes, *more)
+
+    def test_each_part_of_the_teaching_is_a_factor(
+        self, teacher: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        taught_both = ["--teacher", str(teacher), "--features", "projection"]
+        chosen = ["--factors", "teacher=none,features=none,soft_weight=0,temperature=4,impulses=generated"]
+        assert ablate.main([*self.options(tiny_folder, tmp_path), *taught_both, *chosen, "--json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert len(report["rows"]) == 6
+        configs = [Run(path).config["recipe"] for path in (tmp_path / "t").glob("dssdn_*")]
+        assert len(configs) == 12
+        said = {
+            (r.get("soft_weight"), r.get("temperature"), r.get("feature_form"), "teachers" in r, r.get("impulses"))
+            for r in configs
+        }
+        assert said == {
+            (0.98, None, "projection", True, None),
+            (None, None, None, False, None),
+            (0.98, None, None, True, None),
+            (None, None, "projection", True, None),
+            (0.98, 4.0, "projection", True, None),
+            (0.98, None, "projection", True, "generated"),
+        }
+
+    def test_without_a_teacher_they_are_inactive_and_say_why(
+        self, teacher: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert ablate.main([*self.options(tiny_folder, tmp_path), "--list", "--json"]) == 0
+        listed = {row["factor"]: row for row in json.loads(capsys.readouterr().out)["factors"]}
+        for name in ("temperature", "soft_weight", "kl_reduction", "features", "feature_weight"):
+            assert "--teacher gives it one" in listed[name]["inactive"], name
+        assert "no super-class" in listed["multitask"]["inactive"]
+        assert (listed["teacher"]["level"], listed["teacher"]["inactive"]) == ("none", None)
+        assert "taught" not in listed["recipe"]["options"]
+
+    def test_a_teacher_is_a_level_too(self, teacher: Path, tiny_folder: Path, tmp_path: Path) -> None:
+        assert ablate.main(self.options(tiny_folder, tmp_path, "--factors", f"teacher={teacher}")) == 0
+        configs = [Run(path).config["recipe"] for path in (tmp_path / "t").glob("dssdn_*")]
+        assert sorted(len(recipe.get("teachers", [])) for recipe in configs) == [0, 0, 1, 1]
+        with pytest.raises(UserError, match="no teacher"):
+            ablate.main(self.options(tiny_folder, tmp_path, "--factors", "teacher=nothing"))

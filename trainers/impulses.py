@@ -2,8 +2,11 @@
 
 Recording through a device is a convolution with its impulse response. Training reads log-mels, so the response's power gain in every mel bin is
 applied there: mel power times gain. That is the same where the response is shorter than a window and the spectrum flat within a mel bin; what it
-leaves out is the ringing of longer responses, which smears sound over the next frames. Measured (tests/test_impulses.py): against true
-convolution of noise, by generated responses the mean error is below 0.1 in log power (0.4 dB), of gains that spread over some 10 dB.
+leaves out is the ringing of longer responses, which smears sound over the next frames.
+
+Measured against true convolution, means over mel bins in natural log power, the level aside: generated responses (as filters of 2,048 samples) on noise are
+off by 0.02 of the 0.81 that they move a log-mel, on ten sounds of ESC-50 frame by frame by 0.03 of 0.52; random decaying responses of 9 ms on noise by 0.01 to
+0.02 of 0.6 to 1.0, of 0.2 s by 0.1 of 0.4, of 1 s by 0.1 of 0.2: take responses of devices, not of rooms. `tests/test_impulses.py` asserts the order of these.
 
 A response's gains are brought to a mean of 0 dB over the mel bins: it colours a clip and leaves its level.
 
