@@ -215,6 +215,20 @@ class TestSuperClasses:
         merged = [None if tensor is None else tensor.tolist() for tensor in pcgrad(first, second)]
         assert merged == [[0.25, 0.75], [7.0], [9.0], None]
 
+    def test_a_networks_fast_form_gives_the_gradients_of_two_losses(self) -> None:
+        """Of one pass, each as it is when it is the only one."""
+        model, read = seeded_model(STUDENT, 3, 0, 256), torch.randn(8, 1, 44, 256)
+        parameters = list(model.parameters())
+
+        def gradients(loss: Tensor, retain: bool) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(loss, parameters, retain_graph=retain)
+
+        alone = [gradients(model(read)[:, k].sum(), False) for k in (0, 1)]
+        logits = model(read)
+        both = [gradients(logits[:, 0].sum(), True), gradients(logits[:, 1].sum(), False)]
+        for mine, theirs in zip(both, alone, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
     def test_their_targets_are_sums_of_the_classes(self, inputs: Inputs) -> None:
         model = seeded_model(STUDENT, 3, 0, 16)
         lesson = Lesson(dataclasses.replace(PLAIN, multitask="sum", super_weight=0.5), inputs, model, 0)
