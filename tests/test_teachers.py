@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +243,7 @@ class TestRefused:
         with pytest.raises(UserError, match="finite numbers"):
             inputs_of(taught_by(path), data)
 
-    @pytest.mark.skipif("hear21passt" in sys.modules, reason="it is there")
+    @pytest.mark.skipif(importlib.util.find_spec("hear21passt") is not None, reason="it is there")
     def test_passt_without_its_package_says_what_to_do(self, data: tuple[Dataset, Features], tmp_path: Path) -> None:
         (tmp_path / "passt.pt").write_bytes(b"x")
         with pytest.raises(UserError, match=r"hear21passt.*untested.*csv or npz"):

@@ -209,12 +209,15 @@ def logmel(waveform: NDArray[np.float32] | Tensor, front_end: FrontEnd) -> Tenso
 
 def fitted_logmel(waveform_N: NDArray[np.float32], sample_rate: int, front_end: FrontEnd, duration_s: float) -> Tensor:
     """The log-mel (T, F) of a waveform resampled to the front end's rate, and padded with zeros or trimmed at its end."""
-    samples = torch.from_numpy(waveform_N)
-    if sample_rate != front_end.sample_rate:
-        samples = torchaudio.functional.resample(samples, sample_rate, front_end.sample_rate)
+    samples = resampled(torch.from_numpy(waveform_N), sample_rate, front_end.sample_rate)
     wanted = front_end.samples(duration_s)
     samples = torch.nn.functional.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
     return logmel(samples, front_end)
+
+
+def resampled(waveform_N: Tensor, sample_rate: int, wanted: int) -> Tensor:
+    """The waveform at another sample rate (Hz), or as it is where that is its own."""
+    return waveform_N if sample_rate == wanted else torchaudio.functional.resample(waveform_N, sample_rate, wanted)
 
 
 def empty_mels(front_end: FrontEnd) -> tuple[int, ...]:

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torchaudio
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d
@@ -31,7 +30,7 @@ from torch.nn.functional import adaptive_avg_pool1d
 from search_space.errors import UserError
 from trainers.audio import read_sound
 from trainers.config import GENERATED
-from trainers.features import FrontEnd, mel_filters
+from trainers.features import FrontEnd, mel_filters, resampled
 from trainers.recorders import KNOTS_HZ, wander
 from trainers.teaching import response_files
 
@@ -117,9 +116,7 @@ def folder_power(folder: Path, front_end: FrontEnd) -> NDArray[np.float64]:
     powers = []
     for path in response_files(folder):
         sound = read_sound(path, path.name)
-        wave_N = torch.from_numpy(sound.waveform_N).double()
-        if sound.sample_rate != front_end.sample_rate:
-            wave_N = torchaudio.functional.resample(wave_N, sound.sample_rate, front_end.sample_rate)
+        wave_N = resampled(torch.from_numpy(sound.waveform_N).double(), sound.sample_rate, front_end.sample_rate)
         times = max(1, -(-len(wave_N) // front_end.n_fft))
         power_Q = torch.fft.rfft(wave_N, times * front_end.n_fft).abs().square().numpy()
         # Of a response longer than a window, the mean around each bin of the shorter spectrum.

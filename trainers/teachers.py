@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ from trainers.audio import cache_folder
 from trainers.clips import first, read_rows
 from trainers.config import Recipe
 from trainers.datasets import Dataset
-from trainers.features import Features, FrontEnd, prepare
+from trainers.features import Features, FrontEnd, prepare, resampled
 from trainers.impulses import open_impulses
 from trainers.inputs import FeatureTeacher, Inputs, Split, load_inputs
 from trainers.opening import make_features, progress_bar
@@ -325,32 +326,31 @@ def _ask_passt(
             f"passt:{path} needs the package hear21passt, which cannot be imported here ({type(error).__name__}: {error}); this way is untested in "
             f"this project. Write PaSST's logits into a csv or npz file where it runs, and name that as --teacher"
         ) from error
-    import torchaudio
-
-    model = get_model(arch="passt_s_swa_p16_128_ap476", pretrained=False, n_classes=len(dataset.classes))
+    with contextlib.redirect_stdout(sys.stderr):  # it prints what it does
+        model = get_model(arch="passt_s_swa_p16_128_ap476", pretrained=False, n_classes=len(dataset.classes))
+        mel = AugmentMelSTFT(
+            n_mels=128,
+            sr=32_000,
+            win_length=800,
+            hopsize=320,
+            n_fft=1024,
+            freqm=0,
+            timem=0,
+            fmin_aug_range=10,
+            fmax_aug_range=2000,
+        )
     try:
         model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"), strict=True)
     except Exception as error:
         raise UserError(
             f"passt:{path}: its weights do not all load ({str(error).splitlines()[0]}); name a fine-tuned network's state"
         ) from error
-    mel = AugmentMelSTFT(
-        n_mels=128,
-        sr=32_000,
-        win_length=800,
-        hopsize=320,
-        n_fft=1024,
-        freqm=0,
-        timem=0,
-        fmin_aug_range=1,
-        fmax_aug_range=1,
-    )
     model, mel, said = model.eval().to(device), mel.eval().to(device), []
     train = dataset.splits.train.tolist()
     with torch.inference_mode():
         for done, i in enumerate(train, start=1):
             sound = dataset.load(dataset.clips[i])
-            wave_N = torchaudio.functional.resample(torch.from_numpy(sound.waveform_N), sound.sample_rate, 32_000)
+            wave_N = resampled(torch.from_numpy(sound.waveform_N), sound.sample_rate, 32_000)
             logits = model(mel(wave_N[None].to(device))[:, None])
             said.append((logits[0] if isinstance(logits, tuple) else logits)[0].float().cpu())
             progress(done, len(train))
