@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import io
 import json
 import math
@@ -101,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         "rungs": rung_clips(recipe, budget),
         "input": size,
         "train_input": train_input,
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": recipe.record(),
     }
     about = json.loads(json.dumps(about))  # as it reads when it is read back
     path = options.out / f"{about['name']}.csv"

@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _planned(folder: Path, recipe: Recipe, seeds: int, common: dict[str, Any]) -> list[Planned]:
     runs = [Run(folder / f"{recipe.name}-s{seed}") for seed in range(seeds)]
-    recorded = {**common, "recipe": dataclasses.asdict(recipe)}
+    recorded = {**common, "recipe": recipe.record()}
     return [Planned(recipe.name, run, {**recorded, "seed": seed}) for seed, run in enumerate(runs)]
 
 

@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
         "data": data,
         "budget": budget,
         "train_input": list(train_input),
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": recipe.record(),
         "between_sd": found.between_sd,
         "seed_sd": found.seed_sd,
         "ratio": found.ratio if math.isfinite(found.ratio) else None,

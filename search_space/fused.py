@@ -262,7 +262,10 @@ class _Finish(torch.autograd.Function):
                 da_BC[index] += da_C
                 db_BC[index] += db_C
             start += mels
-        dmean_PBC, dvar_PBC, *rest = torch.autograd.grad(ctx.coefficients, ctx.leaves, (da_BC, db_BC))
+        # Kept, for the gradients of two losses of one pass; it is small.
+        dmean_PBC, dvar_PBC, *rest = torch.autograd.grad(
+            ctx.coefficients, ctx.leaves, (da_BC, db_BC), retain_graph=True
+        )
         mean_PBC = ctx.leaves[0].detach()
         for p, (part, dpart) in enumerate(zip(parts, dparts, strict=True)):
             n, scratch = part.shape[2] * part.shape[3], torch.empty_like(part[:1])

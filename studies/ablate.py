@@ -43,6 +43,7 @@ from trainers.datasets import Dataset, open_dataset
 from trainers.features import FrontEnd, front_end_for
 from trainers.opening import open_data, progress_bar
 from trainers.runs import held, provenance, study_folder
+from trainers.teaching import OPTIONS, add_options, with_options
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     console = open_console(stderr=options.json)
     _check(options)
     network, of_study = _base(options)
-    recipe = get_recipe(options.recipe)
+    recipe = with_options(get_recipe(options.recipe), **{name: getattr(options, name) for name in OPTIONS})
     source, subset = options.data, options.subset
     if of_study is not None and source is None:
         source, subset = of_study["data"]["source"], of_study["data"]["subset"]
@@ -136,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", metavar="FOLDER", help="as for studies.run")
     add("--subset", help="as for studies.run")
     add("--recipe", default="short", help=f"the base's: one of {', '.join(RECIPES)} (default: short)")
+    add_options(parser)
     add("--budget", type=count_of, metavar="CLIPS", help="clips that each run sees (short: as for studies.run)")
     add(
         "--train-input",
@@ -220,7 +222,7 @@ def _variants(
     """The variants, the factorial where there is one, and what is said of inactive factors."""
     if options.preset == TABLE_2:
         return table2(base), None, []
-    chosen = choose(factors(base, _recorders(dataset)), options.factors)
+    chosen = choose(factors(base, _recorders(dataset), dataset.classes), options.factors)
     skipped = [f"{factor.name} is inactive: {factor.inactive}" for factor in chosen.values() if factor.inactive]
     if not options.grid:
         return one_change(base, chosen), None, skipped
@@ -306,7 +308,7 @@ def _list(
     with progress_bar(console, "headers") as report:
         dataset = open_dataset(source, subset=subset, progress=report)
     front_end = front_end_for(dataset.sample_rate, dataset.duration_s)
-    known = factors(Setting(network, recipe, _numbers(front_end)), _recorders(dataset))
+    known = factors(Setting(network, recipe, _numbers(front_end)), _recorders(dataset), dataset.classes)
     if as_json:
         listed = [
             {
@@ -341,7 +343,7 @@ def _list(
 
 
 def _options(factor: Factor) -> str:
-    return " | ".join(factor.options) + (" or any other number" if factor.number else "")
+    return " | ".join(factor.options) + (f" or any other {factor.other}" if factor.number else "")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from trainers.loop import resolve_device
 from trainers.opening import make_features, progress_bar
 from trainers.runs import Run, provenance
 from trainers.scoring import score_test
+from trainers.teachers import check, get_ready
 from trainers.workers import WorkerTask
 
 TABLE_2 = "table2"
@@ -143,7 +144,7 @@ class Ablation:
         decisive: dict[str, Any] = {
             "architecture": str(network),
             "like": None if network == base else str(base),
-            "recipe": dataclasses.asdict(recipe),
+            "recipe": recipe.record(),
             "clips": self.budget,
             "train_input": list(self.train_input(variant, fold)),
             "data": {**data_record(fold.dataset, fold.features), "front_end": front_end},
@@ -201,13 +202,16 @@ def train_missing(
         f"{len(jobs)} runs (the base {name_of(ablation.base.setting.network)} and {counted(len(ablation.variants), 'variant')}, {counted(ablation.seeds, 'seed')}, test "
         f"fold{'s' * (len(ablation.folds) > 1)} {', '.join(str(fold.number) for fold in ablation.folds)}) on {data.name}"
         f"{' (synthetic data)' if data.synthetic else ''}, each of {ablation.budget:,} clips at {frames}x{mels} with recipe "
-        f"{ablation.base.setting.recipe.name}; {len(finished)} have finished already",
+        f"{ablation.base.setting.recipe.name}{_taught_by(ablation.base)}; {len(finished)} have finished already",
         soft_wrap=True,
     )
     groups: dict[tuple[Recipe, FrontEnd, int], list[Job]] = {}
     for job in sorted(waiting, key=lambda job: job.seed):
         key = (job.variant.setting.recipe, ablation.front_end(job.variant, job.fold), job.fold.number)
         groups.setdefault(key, []).append(job)
+    for (recipe, front_end, _), group in groups.items():  # all of them before the first one is trained
+        variant, fold = group[0].variant, group[0].fold
+        check(recipe, fold.dataset, front_end, fold.features.digest, ablation.train_input(variant, fold))
     for number, ((recipe, front_end, fold_number), group) in enumerate(groups.items(), start=1):
         fold = group[0].fold
         if len(groups) > 1:
@@ -215,9 +219,14 @@ def train_missing(
                 f"part {number} of {len(groups)}: recipe {recipe.name}, test fold {fold_number}, {group[0].variant.label}",
                 soft_wrap=True,
             )
-        ablation.features(console, group[0].variant, fold)  # made once here, and not by every worker
+        # Made once here, and not by every worker.
+        own, train_input = (
+            ablation.features(console, group[0].variant, fold),
+            ablation.train_input(group[0].variant, fold),
+        )
+        get_ready(console, recipe, fold.dataset, own, train_input, resolve_device(hands.devices[0]))
         task = WorkerTask(
-            *(fold.dataset, fold.features.digest, ablation.train_input(group[0].variant, fold), recipe),
+            *(fold.dataset, fold.features.digest, train_input, recipe),
             *(ablation.budget, hands.threads),
             front_end=None if front_end == fold.features.front_end else front_end,
         )
@@ -227,6 +236,12 @@ def train_missing(
         except Failures as failed:
             failures |= failed.failures
     return len(others), failures
+
+
+def _taught_by(variant: Variant) -> str:
+    """Who teaches it, in words."""
+    teachers = variant.setting.recipe.teachers
+    return f", taught by {', '.join(teachers)}" if teachers else ""
 
 
 def _has_failed(run: Run) -> bool:

@@ -55,7 +55,7 @@ def difference(then: Any, now: Any) -> str:
     """Only what differs of two values."""
     if isinstance(then, dict) and isinstance(now, dict):
         return ", ".join(
-            f"{key} {then.get(key)!r}, now {now.get(key)!r}" for key in now if then.get(key) != now.get(key)
+            f"{key} {then.get(key)!r}, now {now.get(key)!r}" for key in {**now, **then} if then.get(key) != now.get(key)
         )
     return f"{then!r}, now {now!r}"
 

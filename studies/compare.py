@@ -8,7 +8,6 @@ trained again: the same command goes on where it was stopped. Runs lie in `runs/
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import signal
 import statistics
@@ -69,7 +68,7 @@ class Comparison:
             "data": self.data,
             "input": list(self.input),
             "train_input": list(self.train_input),
-            "recipe": dataclasses.asdict(self.recipe),
+            "recipe": self.recipe.record(),
             "clips": self.budget,
             "seed": seed,
             "command": provenance()["command"],

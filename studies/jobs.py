@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
     from studies.records import StudyRecords
 
-RECIPES = {name: get_recipe(name).epochs for name in _RECIPES}
-"""The recipes that a retraining can follow, by name, with the epochs that each is made for."""
+RECIPES = {name: get_recipe(name).epochs for name in _RECIPES if not get_recipe(name).needs_teacher}
+"""The recipes that a job can follow, by name, with the epochs that each is made for: a job names no teacher."""
 
 _FOLDER = re.compile(r"(\d{5,9})-([a-z]+)-e([1-9]\d{0,5})-s(\d{1,10})")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")

@@ -7,7 +7,6 @@ not trained again.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import json
 from collections.abc import Mapping
@@ -60,7 +59,7 @@ class Replication:
             "kind": self.kind,
             "study": self.records.name,
             **{key: info[key] for key in ("data", "input", "train_input")},
-            "recipe": dataclasses.asdict(self.recipe),
+            "recipe": self.recipe.record(),
             "clips": self.budget,
             "command": command,
         }

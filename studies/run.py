@@ -29,8 +29,10 @@ from studies.records import StudyRecords
 from studies.search import Search, SearchOptions, Told
 from studies.storage import DATABASE_ERRORS
 from trainers.datasets import DEFAULT_FOLD
-from trainers.loop import rung_clips
+from trainers.loop import resolve_device, rung_clips
 from trainers.opening import bars, open_data
+from trainers.teachers import get_ready
+from trainers.teaching import add_options
 
 _FRONT_ROWS = 30
 _FAILED_ROWS = 10
@@ -58,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print(line, markup=False, soft_wrap=True)
 
     search = Search(chosen, dataset, features, say=say)
+    get_ready(console, search.recipe, dataset, features, search.train_input, resolve_device(chosen.device))
     with search.opened() as records:
         _introduce(console, search)
         interrupted = False
@@ -177,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         default=defaults.halving,
         help="stop trainings early that stand too low at a rung (default: yes, unless --budget is too small for rungs)",
     )
+    add_options(parser)
     add("--config", type=Path, metavar="FILE.toml", help="any of these options as keys; flags win")
     add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
     return parser
@@ -210,18 +214,22 @@ def _from_toml(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
     actions = {
         action.option_strings[0][2:]: action for action in parser._actions if action.dest not in ("help", "config")
     }
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in content.items():
         action = actions.get(key.replace("_", "-"))
         if action is None:
             raise unknown(f"option in {path}", key, actions)
+        if key == "teacher" and isinstance(value, list) and all(isinstance(name, str) for name in value):
+            values[action.dest] = list(value)
+            continue
         if isinstance(value, bool) != (action.nargs == 0) or not isinstance(value, str | int | float):
             raise UserError(
                 f"--config {path}: {key} can not be {value!r}; write it as the flag --{key.replace('_', '-')} takes it"
             )
         try:
             convert = action.type if callable(action.type) else str
-            values[action.dest] = value if action.nargs == 0 else convert(str(value))
+            one = value if action.nargs == 0 else convert(str(value))
+            values[action.dest] = [one] if key == "teacher" else one  # which may be given several times
         except (argparse.ArgumentTypeError, ValueError) as error:
             raise UserError(f"--config {path}: {key} = {value!r}: {error}") from error
     return values
@@ -239,6 +247,8 @@ def _introduce(console: Console, search: Search) -> None:
         f"{search.space.size:,} networks in space {search.space.name}; each sees {search.budget:,} clips{_share(search)}{_rungs(search)} at "
         f"{search.train_input[0]}x{search.train_input[1]}; params and MACs count at {search.input[0]}x{search.input[1]} frames x mels"
     )
+    if search.recipe.teachers:
+        console.print(f"all are taught by {', '.join(search.recipe.teachers)}", markup=False, soft_wrap=True)
 
 
 def _rungs(search: Search) -> str:

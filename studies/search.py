@@ -10,7 +10,6 @@ whichever worker is free, or its trial ends as stopped.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import random
@@ -18,7 +17,7 @@ import socket
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -64,6 +63,8 @@ from trainers.runs import (
     without_password,
     write_atomic,
 )
+from trainers.teachers import check
+from trainers.teaching import OPTIONS, with_options
 from trainers.workers import (
     WorkerTask,
     default_workers,
@@ -114,6 +115,14 @@ class SearchOptions:
     heartbeat: int = HEARTBEAT_S
     retry_failed: bool = False
     accept_code: bool = False
+    teacher: Sequence[str] | None = None
+    temperature: float | None = None
+    soft_weight: float | None = None
+    features: str | None = None
+    feature_weight: float | None = None
+    multitask: str | None = None
+    super_classes: str | None = None
+    impulses: str | None = None
     halving: bool | None = None
     """None: wherever the budget leaves the first rung a batch."""
 
@@ -184,11 +193,12 @@ class Search:
         self.train_input = default_train_input(self.input) if options.train_input is None else options.train_input
         rungs = options.halving is not False
         self.budget = default_budget(self.n_classes, rungs) if options.budget is None else options.budget
-        self.recipe = get_recipe("rungs")
+        teaching = {name: getattr(options, name) for name in OPTIONS}
+        self.recipe = with_options(get_recipe("rungs"), **teaching)
         room = rung_clips(self.recipe, self.budget)[0] >= self.recipe.batch_size
         self.halving = room if options.halving is None else options.halving
         if not self.halving:
-            self.recipe = get_recipe("short")
+            self.recipe = with_options(get_recipe("short"), **teaching)
         self.name = options.study or dataset.name
         self.path = study_folder(options.runs, self.name)
         self.devices = shared_devices(options.device)
@@ -207,6 +217,7 @@ class Search:
             precision=options.precision or "float16",
         )
         self._check_options()
+        check(self.recipe, dataset, features.front_end, features.digest, self.train_input)
         self._caps.check(self.space)
         self.shared = options.storage is not None
         self._failures = self._successes = self._deaths = 0
@@ -282,7 +293,7 @@ class Search:
             "input": list(self.input),
             "train_input": list(self.train_input),
             "budget": self.budget,
-            "recipe": dataclasses.asdict(self.recipe),
+            "recipe": self.recipe.record(),
             "halving": {"keep": list(KEEP), "rungs": list(rung_clips(self.recipe, self.budget))}
             if self.halving
             else None,
@@ -305,7 +316,7 @@ class Search:
         }
         then = self._study.user_attrs
         if "recipe" in then:  # an older record lacks what recipes have said since; it was as the short one says
-            then["recipe"] = {**dataclasses.asdict(get_recipe("short")), **then["recipe"]}
+            then["recipe"] = {**get_recipe("short").record(), **then["recipe"]}
         if "provenance" in then:  # the last attribute to be written
             check_same(self.name, then, about, with_artifacts=self.options.artifacts is not None)
             if said := check_code(self.name, then, about["code"], self.options.accept_code):
@@ -519,7 +530,7 @@ class Search:
             "data": self.data,
             "input": list(self.input),
             "train_input": list(self.train_input),
-            "recipe": dataclasses.asdict(self.recipe),
+            "recipe": self.recipe.record(),
             "clips": self.budget,
             "seed": self.options.seed,
             "command": provenance()["command"],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
@@ -20,7 +20,18 @@ from search_space.mobile import Mobile
 from search_space.operators import OPERATORS
 from search_space.presets import PRESETS
 from search_space.space import get_space
-from trainers.config import RECIPES, Recipe, mixstyle, paper
+from trainers.config import (
+    FEATURE_FORMS,
+    GENERATED,
+    KL_REDUCTIONS,
+    MULTITASKS,
+    RECIPES,
+    Recipe,
+    mixstyle,
+    paper,
+)
+from trainers.super_classes import super_classes
+from trainers.teaching import is_run, sealed, teacher_digest, with_options
 
 ARCHITECTURE, RECIPE, FRONT_END = "architecture", "recipe", "front end"
 # Assumed: more combinations than that nobody waits for.
@@ -28,6 +39,13 @@ MOST_COMBINATIONS = 64
 # Source: 0.1 is BSConv's weight of the orthonormal loss, its authors tried powers of ten (arXiv 2003.13549); the paper names none.
 ORTHONORMAL = ("0", "0.01", "0.1", "1")
 LABEL_SMOOTHING = ("0", "0.1", "0.2")
+_FIELDS = [field.name for field in fields(Recipe)]
+TEACHING = tuple(_FIELDS[_FIELDS.index("teachers") : _FIELDS.index("digests") + 1])
+"""The fields of a recipe about what is learned besides labels: another recipe that says nothing of it keeps the base's."""
+# Assumed: around the published 2, 0.98 and 0.1 (CP-Mobile's code; joint feature and output distillation, DCASE 2025).
+TEMPERATURE = ("1", "2", "4")
+SOFT_WEIGHT = ("0", "0.5", "0.9", "0.98")
+FEATURE_WEIGHT = ("0.01", "0.1", "1")
 
 
 @dataclass(frozen=True)
@@ -40,16 +58,33 @@ class Setting:
 
     def same(self, other: Setting) -> bool:
         """Whether both train the same; a recipe's name and its own length decide nothing here, nor does the orthonormal loss without an OSC."""
-        mine, theirs = (replace(setting.recipe, name="", epochs=0) for setting in (self, other))
+        mine, theirs = (_decisive(setting.recipe) for setting in (self, other))
         if self.network == other.network and not _has_osc(self.network):
             mine, theirs = replace(mine, orthonormal=0.0), replace(theirs, orthonormal=0.0)
         return (self.network, mine, dict(self.front_end)) == (other.network, theirs, dict(other.front_end))
 
 
+def _decisive(recipe: Recipe) -> Recipe:
+    """The recipe without what decides nothing: its name and length, and how it would be taught where nothing is."""
+    plain = replace(recipe, name="", epochs=0)
+    changes: dict[str, Any] = {}
+    if not recipe.soft_weight:
+        changes |= {"temperature": 2.0, "kl_reduction": "batchmean"}
+    if recipe.feature_form == "none":
+        changes |= {"feature_weight": 0.1, "feature_teacher": ""}
+        if not recipe.soft_weight:
+            changes |= {"teachers": (), "phases": (), "digests": ()}
+    if recipe.multitask == "none":
+        changes |= {"super_weight": 1.0, "super_classes": ""}
+    if recipe.impulses == "none":
+        changes |= {"impulse_probability": 0.6}
+    return replace(plain, **changes)
+
+
 class Factor(NamedTuple):
     """One thing that can be changed: `level` is the base's, `options` are the other levels, `change` takes a setting to a level.
 
-    `inactive` says why there is nothing to change; `number` turns text into a level where any number will do.
+    `inactive` says why there is nothing to change; `number` turns text into a level where any number will do, or whatever `other` says.
     """
 
     name: str
@@ -59,6 +94,7 @@ class Factor(NamedTuple):
     change: Callable[[Setting, str], Setting]
     inactive: str = ""
     number: Callable[[str], str] | None = None
+    other: str = "number"
 
 
 class Variant(NamedTuple):
@@ -81,14 +117,17 @@ class Grid(NamedTuple):
     cells: dict[tuple[str, ...], Variant]
 
 
-def factors(base: Setting, recorders: int = 1) -> dict[str, Factor]:
-    """Every factor by its name, the inactive ones included; `recorders` made the training clips."""
+def factors(base: Setting, recorders: int = 1, classes: Sequence[str] = ()) -> dict[str, Factor]:
+    """Every factor by its name, the inactive ones included; `recorders` made the training clips, which are of these `classes`."""
     of_network = (
         _mobile_axes(base.network)
         if isinstance(base.network, Mobile)
         else (*_axes(base.network), *_parts(base.network))
     )
-    found = (*of_network, *_recipe_factors(base, recorders), *_front_end_factors(base))
+    found = (
+        *(*of_network, *_recipe_factors(base, recorders)),
+        *(*_teaching_factors(base, classes), *_front_end_factors(base)),
+    )
     return {factor.name: factor for factor in found}
 
 
@@ -456,9 +495,103 @@ def _recipe_factors(base: Setting, recorders: int) -> Iterator[Factor]:
     yield weight("label_smoothing", LABEL_SMOOTHING)
 
     def other(setting: Setting, level: str) -> Setting:
-        return replace(setting, recipe=RECIPES[level]())
+        then, now = setting.recipe, RECIPES[level]()
+        names = (
+            ("teachers", "feature_teacher") if now.needs_teacher else TEACHING
+        )  # one that says how to be taught is taught so
+        now = replace(now, **{name: getattr(then, name) for name in names})
+        return replace(setting, recipe=sealed(now))
 
-    yield Factor("recipe", RECIPE, recipe.name, tuple(name for name in RECIPES if name != recipe.name), other)
+    known = (name for name, make in RECIPES.items() if recipe.teachers or not make().needs_teacher)
+    yield Factor("recipe", RECIPE, recipe.name, tuple(name for name in known if name != recipe.name), other)
+
+
+def _teaching_factors(base: Setting, classes: Sequence[str]) -> Iterator[Factor]:
+    """What teaches the base besides its labels: its teacher, and how; super-classes; device responses."""
+    recipe = base.recipe
+
+    def field(name: str, of: str, level: str, levels: Sequence[str], inactive: str = "", **more: Any) -> Factor:
+        """A recipe's field as a factor; its value is of the type that the field has."""
+        kind = type(getattr(recipe, of))
+
+        def change(setting: Setting, text: str) -> Setting:
+            value: dict[str, Any] = {of: kind(text)}
+            if of in ("soft_weight", "feature_weight"):
+                value["phases"] = ()
+            return replace(setting, recipe=sealed(replace(setting.recipe, **value)))
+
+        options = () if inactive else tuple(option for option in levels if option != level)
+        return Factor(name, RECIPE, level, options, change, inactive, **more)
+
+    def taught_by(setting: Setting, level: str) -> Setting:
+        if level == "none":
+            none: dict[str, Any] = {
+                "teachers": (),
+                "feature_teacher": "",
+                "feature_form": "none",
+                "soft_weight": 0.0,
+                "phases": (),
+            }
+            return replace(setting, recipe=sealed(replace(setting.recipe, **none)))
+        alone = replace(setting.recipe, teachers=(), feature_teacher="")
+        return replace(setting, recipe=with_options(alone, teacher=level.split("+")))
+
+    named = "+".join(recipe.teachers) or "none"
+    options = ("none",) if recipe.teachers else ()
+    yield Factor(
+        "teacher",
+        RECIPE,
+        named,
+        options,
+        taught_by,
+        number=_teacher,
+        other="run or file of logits, several joined by +",
+    )
+    none = "" if recipe.teachers else "the base has no teacher; --teacher gives it one"
+    soft = none or ("" if recipe.soft_weight else "the base is taught features alone")
+    for name, levels in (("temperature", TEMPERATURE), ("soft_weight", SOFT_WEIGHT)):
+        reason = none if name == "soft_weight" else soft
+        yield field(name, name, f"{getattr(recipe, name):g}", levels, reason, number=partial(_value, name))
+    yield field("kl_reduction", "kl_reduction", recipe.kl_reduction, KL_REDUCTIONS, soft)
+    run = none or (
+        ""
+        if recipe.feature_teacher or any(map(is_run, recipe.teachers))
+        else "no teacher of the base is a run, whose features could be learned"
+    )
+    yield field("features", "feature_form", recipe.feature_form, FEATURE_FORMS, run)
+    unused = run or ("" if recipe.feature_form != "none" else "the base learns no features")
+    level = f"{recipe.feature_weight:g}"
+    yield field(
+        "feature_weight", "feature_weight", level, FEATURE_WEIGHT, unused, number=partial(_value, "feature_weight")
+    )
+    yield field("multitask", "multitask", recipe.multitask, MULTITASKS, _no_super_classes(recipe, classes))
+    yield field("impulses", "impulses", recipe.impulses, ("none", GENERATED), number=str, other="folder of wav files")
+
+
+def _no_super_classes(recipe: Recipe, classes: Sequence[str]) -> str:
+    """Why these classes have no super-classes; nothing where they have, or no data is known."""
+    if not classes:
+        return ""
+    try:
+        super_classes(classes, recipe.super_classes)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _teacher(text: str) -> str:
+    for name in text.split("+"):
+        teacher_digest(name)
+    return text
+
+
+def _value(name: str, text: str) -> str:
+    """Text as the number that a recipe's field takes. Raises `UserError` for any other."""
+    try:
+        value: dict[str, Any] = {name: float(text)}
+    except ValueError:
+        raise UserError(f"{name} is a number, not {text!r}") from None
+    return f"{getattr(replace(RECIPES['short'](), **value), name):g}"
 
 
 def _front_end_factors(base: Setting) -> Iterator[Factor]:

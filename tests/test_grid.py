@@ -46,7 +46,7 @@ def planned(task: WorkerTask, tmp_path: Path) -> list[Planned]:
         "architecture": "dssdn_c4-6_r0.5_sc_h8",
         "data": data_record(task.dataset, prepare(task.dataset)),
         "train_input": list(task.train_input),
-        "recipe": dataclasses.asdict(task.recipe),
+        "recipe": task.recipe.record(),
         "clips": task.budget,
         "command": "tests",
     }

@@ -304,7 +304,7 @@ class TestGoingOn:
 
     def _run(self, path: Path, config: dict[str, Any], recipe: Recipe) -> Run:
         run = Run(path)
-        run.write_json("run.json", {**config, "recipe": dataclasses.asdict(recipe), "clips": 0, "seed": 0})
+        run.write_json("run.json", {**config, "recipe": recipe.record(), "clips": 0, "seed": 0})
         return run
 
     @pytest.mark.parametrize("how", ["cut", "one byte", "nothing in it", "another file"])

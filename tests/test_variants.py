@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +18,7 @@ from search_space.presets import NETWORKS, PRESETS, resolve
 from search_space.space import get_space
 from studies.variants import Factor, Setting, Variant, choose, factorial, factors, one_change, table2
 from trainers.config import RECIPES, get_recipe, mixstyle, paper, short
+from trainers.teaching import with_options
 
 FRONT_END = {"mels": 256, "n_fft": 2048, "hop": 1024}
 SPACE = get_space("dssdn")
@@ -176,7 +180,8 @@ class TestRecipes:
 
     def test_other_recipes(self) -> None:
         found = variants("dssdn-large", "recipe")
-        assert list(found) == [f"recipe={name}" for name in RECIPES if name != "short"]
+        untaught = [name for name, recipe in RECIPES.items() if not recipe().needs_teacher]
+        assert list(found) == [f"recipe={name}" for name in untaught if name != "short"]
         assert found["recipe=paper"].setting.recipe == paper()
 
 
@@ -325,3 +330,77 @@ class TestOtherFamilies:
     def test_the_rows_of_table_2_are_dssdns(self) -> None:
         with pytest.raises(UserError, match="unknown factor 'operator'"):
             table2(setting("cp-mobile-s2"))
+
+
+class TestTeaching:
+    """What teaches a network besides its labels."""
+
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> str:
+        """What looks like a finished run from outside."""
+        (tmp_path / "run.json").write_text("{}")
+        (tmp_path / "weights.safetensors").write_bytes(b"weights")
+        return str(tmp_path)
+
+    def taught(self, run: str, text: str, **more: Any) -> dict[str, Variant]:
+        base = setting()
+        base = dataclasses.replace(base, recipe=with_options(base.recipe, teacher=[run], **more))
+        return {variant.label: variant for variant in one_change(base, choose(factors(base), text))}
+
+    def test_each_part_is_a_factor(self, run: str) -> None:
+        found = self.taught(run, "temperature,features,multitask,impulses,kl_reduction,soft_weight=0.5")
+        assert list(found) == [
+            *(
+                "temperature=1",
+                "temperature=4",
+                "features=projection",
+                "features=gram",
+                "multitask=sum",
+                "multitask=pcgrad",
+            ),
+            *("impulses=generated", "kl_reduction=batchmean", "soft_weight=0.5"),
+        ]
+        assert found["temperature=4"].setting.recipe.temperature == 4
+        assert found["features=gram"].setting.recipe.digests == ((run, hashlib.sha256(b"weights").hexdigest()),)
+
+    def test_without_a_teacher_it_is_the_plain_recipe(self, run: str) -> None:
+        base = setting()
+        (variant,) = self.taught(run, "teacher", features="gram").values()
+        assert variant.label == "teacher=none"
+        assert variant.setting.same(base)
+
+    def test_features_that_are_all_that_is_taught_are_one_variant_with_no_teacher(self, run: str) -> None:
+        """Soft targets of weight 0 and no features are no teaching."""
+        (variant,) = self.taught(run, "teacher=none,soft_weight=0").values()
+        assert (variant.label, variant.also) == ("teacher=none", ("soft_weight=0",))
+
+    def test_a_teacher_can_be_a_level(self, run: str) -> None:
+        (variant,) = variants("dssdn-middle", f"teacher={run}").values()
+        recipe = variant.setting.recipe
+        assert (recipe.teachers, recipe.soft_weight) == ((run,), 0.98)
+        with pytest.raises(UserError, match="no teacher 'nowhere'"):
+            variants("dssdn-middle", "teacher=nowhere")
+
+    def test_without_one_its_factors_are_inactive_and_say_why(self) -> None:
+        known = factors(setting())
+        for name in ("temperature", "soft_weight", "kl_reduction", "features", "feature_weight"):
+            assert "--teacher gives it one" in known[name].inactive, name
+
+    def test_a_file_teaches_no_features(self, tmp_path: Path) -> None:
+        path = tmp_path / "logits.csv"
+        path.write_text("filename")
+        base = setting()
+        base = dataclasses.replace(base, recipe=with_options(base.recipe, teacher=[str(path)]))
+        assert "is a run" in factors(base)["features"].inactive
+
+    def test_classes_without_super_classes_make_multitask_inactive(self) -> None:
+        assert "no super-class" in factors(setting(), classes=("high", "low"))["multitask"].inactive
+        assert not factors(setting(), classes=("bus", "park"))["multitask"].inactive
+
+    def test_another_recipe_keeps_the_teacher(self, run: str) -> None:
+        found = self.taught(run, "recipe=paper|joint")
+        assert all(variant.setting.recipe.teachers == (run,) for variant in found.values())
+        assert (found["recipe=paper"].setting.recipe.soft_weight, found["recipe=joint"].setting.recipe.weights(0)) == (
+            0.98,
+            (0.02, 0.88, 0.10),
+        )

@@ -6,6 +6,7 @@ B batch, T frames, F mel bins, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ ALWAYS_UNTIL, EVERY_OTHER_UNTIL = 0.6, 0.9
 
 
 # Which of a batch's generators is each augmentation's. These numbers never change, nor are they given to another one.
-_CORRECTION, _ROLL, _MIX_STYLE, _MASKS, _MIXUP = range(5)
+_CORRECTION, _ROLL, _MIX_STYLE, _MASKS, _MIXUP, _IMPULSES = range(6)
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,12 @@ def augment(
     moment: Moment,
     generator: torch.Generator,
     correction_BF: Tensor | None = None,
+    impulses: Callable[[Tensor, float, torch.Generator], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The batch as the network is to see it: corrected, rolled, masked and mixed as the recipe says; targets (B, K) mixed alike.
+    """The batch as the network is to see it: through devices, corrected, rolled, masked and mixed as the recipe says; targets (B, K) mixed alike.
 
-    `correction_BF` is what spectrum correction would add to each clip (`trainers.inputs.Inputs.corrections`). Draws are made on the CPU, so they
+    `correction_BF` is what spectrum correction would add to each clip (`trainers.inputs.Inputs.corrections`); `impulses` takes the batch through
+    device responses, with a probability and a generator (`trainers.impulses.Impulses.through`). Draws are made on the CPU, so they
     are the same on every device. One number is drawn from `generator`, whatever the recipe says; each augmentation has a generator of
     its own made of it, so what one draws does not depend on whether another is on.
     """
@@ -48,6 +51,8 @@ def augment(
     def own(augmentation: int) -> torch.Generator:
         return torch.Generator().manual_seed(8 * drawn + augmentation)  # torch's CPU generator reads 32 bits of a seed
 
+    if recipe.impulses != "none" and impulses is not None:
+        logmel_BTF = impulses(logmel_BTF, recipe.impulse_probability, own(_IMPULSES))
     if recipe.correction > 0 and correction_BF is not None:
         logmel_BTF = correct(logmel_BTF, correction_BF, recipe.correction, own(_CORRECTION))
     if recipe.roll:

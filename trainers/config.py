@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
-from search_space.errors import unknown
+from search_space.errors import UserError, unknown
+
+KL_REDUCTIONS = ("batchmean", "mean")
+FEATURE_FORMS = ("none", "projection", "gram")
+MULTITASKS = ("none", "sum", "pcgrad")
+GENERATED = "generated"
+"""The impulse responses that need no folder (`trainers.impulses`)."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +29,17 @@ class Recipe:
     others. `mix_style` is the probability that a batch's statistics per mel bin are mixed (Freq-MixStyle), `mix_style_alpha` that of its
     Beta distribution. `orthonormal` weighs the penalty of OSC's layers (BSConv's 0.1; the paper names none). `epochs` is the length of a
     full retraining when nobody says another.
+
+    Soft targets: `teachers` are run folders or files of logits (`trainers.teachers`), whose logits are averaged. The loss is
+    `soft_weight` T^2 KL(teachers, student), both at `temperature` T, and the rest of 1 the labels' cross entropy. `kl_reduction` 'batchmean' is the
+    mean over clips; 'mean' is that over clips and classes, K times smaller (CP-Mobile's code). Features: with a `feature_form` but 'none'
+    `feature_weight` times the distance of stage outputs from those of `feature_teacher` (empty: the first of `teachers` that is a run).
+    `phases` are rows (until this share of the clips, soft, feature, hard weight) that take the place of these weights; the last one ends at 1.
+    What no soft target teaches, labels do: without one their weight is added to the labels'.
+
+    `multitask` 'sum' or 'pcgrad' has the network name super-classes too, at `super_weight`; `super_classes` is a csv of them for data that
+    `trainers.super_classes` does not know. `impulses` are device responses, 'generated' or a folder of wav files, which a clip passes with
+    `impulse_probability`. `digests` says what these files held: (path as given, SHA-256), written by `trainers.teachers.sealed`.
     """
 
     name: str
@@ -43,6 +63,79 @@ class Recipe:
     epochs: int = 60
     restarts: int = 0
     stretch: float = 3.0
+    teachers: tuple[str, ...] = ()
+    temperature: float = 2.0
+    soft_weight: float = 0.0
+    kl_reduction: str = "batchmean"
+    feature_teacher: str = ""
+    feature_form: str = "none"
+    feature_weight: float = 0.1
+    phases: tuple[tuple[float, float, float, float], ...] = ()
+    multitask: str = "none"
+    super_weight: float = 1.0
+    super_classes: str = ""
+    impulses: str = "none"
+    impulse_probability: float = 0.6
+    digests: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check what tells a teaching. Raises `UserError`."""
+        for name, known in (
+            ("kl_reduction", KL_REDUCTIONS),
+            ("feature_form", FEATURE_FORMS),
+            ("multitask", MULTITASKS),
+        ):
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
+        for name, low, high in (
+            ("temperature", 0.01, 1000.0),
+            ("soft_weight", 0.0, 1.0),
+            ("feature_weight", 0.0, 1e6),
+            ("super_weight", 0.0, 1e6),
+            ("impulse_probability", 0.0, 1.0),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"{name} is a number from {low:g} to {high:g}, not {getattr(self, name):g}")
+        ends = [row[0] for row in self.phases]
+        if self.phases and (ends != sorted(set(ends)) or ends[0] <= 0 or ends[-1] != 1):
+            raise UserError(f"phases end at rising shares of the clips, the last one at 1, not {ends}")
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it says how to learn from a teacher without naming one."""
+        unnamed = self.feature_form != "none" and not self.feature_teacher
+        return not self.teachers and (self.soft_weight > 0 or unnamed)
+
+    def weights(self, progress: float) -> tuple[float, float, float]:
+        """The weights of labels, soft targets and features when this share of the clips has been seen."""
+        hard, soft, feature = 1 - self.soft_weight, self.soft_weight, self.feature_weight
+        if self.phases:
+            _, soft, feature, hard = next((row for row in self.phases if progress < row[0]), self.phases[-1])
+        if not self.teachers or not self.soft_weight:
+            hard, soft = hard + soft, 0.0
+        return hard, soft, feature if self.feature_form != "none" else 0.0
+
+    def record(self) -> dict[str, Any]:
+        """What records keep of it, as JSON reads it back: every field up to `stretch`, the later ones only where they say something.
+
+        So a record of before a field existed is that of the same recipe today.
+        """
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        defaults = {field.name: field.default for field in fields(self)}
+        names = list(defaults)
+        later = names[names.index("stretch") + 1 :]
+        return {name: plain[name] for name in names if name not in later or getattr(self, name) != defaults[name]}
+
+    @property
+    def label(self) -> str:
+        """Its name, with a few digits of what it says beyond the recipe of that name: two recipes never share a folder's name.
+
+        What the files it names hold does not count: that a training goes on with another teacher under the same name is to be noticed.
+        """
+        mine = replace(self, digests=())
+        if self.name in RECIPES and mine == RECIPES[self.name]():
+            return self.name
+        return f"{self.name}-with-{hashlib.sha256(json.dumps(mine.record(), sort_keys=True).encode()).hexdigest()[:8]}"
 
     @property
     def cycles(self) -> tuple[float, ...]:
@@ -115,7 +208,43 @@ def mixstyle() -> Recipe:
     return replace(strong(), name="mixstyle", mix_style=0.4, mix_style_alpha=0.3)
 
 
-RECIPES = {"short": short, "rungs": rungs, "strong": strong, "paper": paper, "mixstyle": mixstyle}
+def taught() -> Recipe:
+    """The strong recipe with soft targets; its teachers are to be named.
+
+    Source: CP-Mobile (Schmid et al., DCASE 2023), released code: 0.02 cross entropy and 0.98 T^2 KL, T = 2, KL averaged over clips and classes.
+    """
+    return replace(strong(), name="taught", soft_weight=0.98, temperature=2.0, kl_reduction="mean")
+
+
+def joint() -> Recipe:
+    """The strong recipe with soft targets and the last stage's features; its teachers are to be named.
+
+    Source: joint feature and output distillation (DCASE 2025, Li, submission 2, released code): 0.02 cross entropy, 0.88 T^2 KL, 0.10 MSE of a
+    1x1 projection, T = 2. Assumed: its KL is averaged as in CP-Mobile's code.
+    """
+    return replace(taught(), name="joint", feature_form="projection", phases=((1.0, 0.88, 0.10, 0.02),))
+
+
+def joint_gram() -> Recipe:
+    """The joint recipe with Gram matrices of three stages, and labels that take over at the end; its teachers are to be named.
+
+    Source: the same, submission 1: for 170 of 200 epochs 1.0 KL, 0.1 features, 0.01 cross entropy, then 0.1, 0.05 and 1.0. Here the same shares of
+    the clips, and 200 epochs.
+    """
+    phases = ((0.85, 1.0, 0.1, 0.01), (1.0, 0.1, 0.05, 1.0))
+    return replace(joint(), name="joint-gram", feature_form="gram", phases=phases, epochs=200)
+
+
+RECIPES = {
+    "short": short,
+    "rungs": rungs,
+    "strong": strong,
+    "paper": paper,
+    "mixstyle": mixstyle,
+    "taught": taught,
+    "joint": joint,
+    "joint-gram": joint_gram,
+}
 DEFAULT_RECIPE = "strong"
 """A full retraining's."""
 

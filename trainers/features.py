@@ -157,7 +157,7 @@ def describe(front_end: FrontEnd, duration_s: float) -> str:
     )
 
 
-def _filters(front_end: FrontEnd) -> Tensor:
+def mel_filters(front_end: FrontEnd) -> Tensor:
     """The mel filters (Q, F), triangles of height 1."""
     with warnings.catch_warnings():  # of zero filters: `empty_mels` names them
         warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
@@ -176,7 +176,7 @@ def _filters(front_end: FrontEnd) -> Tensor:
 def _window_and_bands(front_end: FrontEnd) -> tuple[Tensor, tuple[tuple[slice, Tensor], ...]]:
     """The window (N), and the filters in bands of neighbours: the FFT bins that a band hears, and its weights (Q, F)."""
     bands = []
-    for filters_QF in _filters(front_end).split(MELS_PER_BAND, dim=1):
+    for filters_QF in mel_filters(front_end).split(MELS_PER_BAND, dim=1):
         heard = torch.nonzero(filters_QF.amax(dim=1)).flatten().tolist() or [0]
         bins = slice(heard[0], heard[-1] + 1)
         bands.append((bins, filters_QF[bins].contiguous()))
@@ -209,17 +209,20 @@ def logmel(waveform: NDArray[np.float32] | Tensor, front_end: FrontEnd) -> Tenso
 
 def fitted_logmel(waveform_N: NDArray[np.float32], sample_rate: int, front_end: FrontEnd, duration_s: float) -> Tensor:
     """The log-mel (T, F) of a waveform resampled to the front end's rate, and padded with zeros or trimmed at its end."""
-    samples = torch.from_numpy(waveform_N)
-    if sample_rate != front_end.sample_rate:
-        samples = torchaudio.functional.resample(samples, sample_rate, front_end.sample_rate)
+    samples = resampled(torch.from_numpy(waveform_N), sample_rate, front_end.sample_rate)
     wanted = front_end.samples(duration_s)
     samples = torch.nn.functional.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
     return logmel(samples, front_end)
 
 
+def resampled(waveform_N: Tensor, sample_rate: int, wanted: int) -> Tensor:
+    """The waveform at another sample rate (Hz), or as it is where that is its own."""
+    return waveform_N if sample_rate == wanted else torchaudio.functional.resample(waveform_N, sample_rate, wanted)
+
+
 def empty_mels(front_end: FrontEnd) -> tuple[int, ...]:
     """The mel bins whose filter lies between two FFT bins and is zero everywhere: such a bin carries nothing."""
-    return tuple(torch.nonzero(_filters(front_end).amax(dim=0) == 0).flatten().tolist())
+    return tuple(torch.nonzero(mel_filters(front_end).amax(dim=0) == 0).flatten().tolist())
 
 
 # ---------------------------------------------------------------------------------------------------- a data set's features

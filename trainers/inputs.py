@@ -12,18 +12,21 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import psutil
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from search_space.errors import UserError
 from trainers.datasets import SPLITS, Clip, Dataset
 from trainers.features import FLAT, Features
+
+if TYPE_CHECKING:
+    from trainers.impulses import Impulses
 
 # Assumed: what may be filled of the memory that is available, on the machine and on a GPU; the rest is for the training itself.
 MEMORY_SHARE = 0.5
@@ -106,14 +109,36 @@ class Corrections:
         return self.of_reference_N[index_B, None] * self.offset_F
 
 
+class Soft(Protocol):
+    """Who answers what teachers say of train's clips: written down before, or asked now (`trainers.teachers`)."""
+
+    def batch(self, index_B: Tensor) -> Tensor:
+        """The teachers' mean logits (B, K) float32 for these clips of train, on the CPU."""
+
+
+class FeatureTeacher(NamedTuple):
+    """A network that teaches features: log-mels (B, 1, T, F) of `size` (frames x mels), not normalised, to logits."""
+
+    model: nn.Module
+    size: tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Inputs:
-    """What a training reads: its splits by name, and train's mean and standard deviation of every mel bin, (F,)."""
+    """What a training reads: its splits by name, and train's mean and standard deviation of every mel bin, (F,).
+
+    What `trainers.teachers.taught` adds where a recipe asks for it: the teachers' answers, the network that teaches features, which
+    super-class each class is of (K, S), and device responses.
+    """
 
     splits: dict[str, Split]
     mean_F: Tensor
     std_F: Tensor
     classes: tuple[str, ...]
+    soft: Soft | None = None
+    teacher: FeatureTeacher | None = None
+    super_KS: Tensor | None = None
+    impulses: Impulses | None = None
 
     @property
     def size(self) -> tuple[int, int]:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 
 from search_space.blocks import orthonormal_penalty
 from search_space.errors import UserError
@@ -28,6 +28,7 @@ from search_space.model import build_model
 from trainers.augment import Moment, augment, spec_augment
 from trainers.config import Recipe
 from trainers.inputs import Inputs, Split
+from trainers.lessons import Lesson
 from trainers.memory import kept_memory
 from trainers.metrics import log_loss
 from trainers.runs import Predictions
@@ -64,6 +65,7 @@ class Course:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     device: torch.device
+    lesson: nn.Module = field(default_factory=nn.Module)
     epoch: int = 0
     batch: int = 0
     clips: int = 0
@@ -79,6 +81,7 @@ class Course:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "lesson": self.lesson.state_dict(),
             **{name: getattr(self, name) for name in _COURSE},
             "draws": self._draws() if self.batch else None,
         }
@@ -86,6 +89,7 @@ class Course:
     def restore(self, state: State) -> None:
         """Go on from there. Of a state, `epoch`, `model` and `optimizer` are needed; without the rest the epoch begins."""
         self.model.load_state_dict(state["model"])
+        self.lesson.load_state_dict(state.get("lesson", {}))  # of before there were lessons: nothing was taught
         self.optimizer.load_state_dict(state["optimizer"])
         for name in (*_COURSE, "draws"):
             setattr(self, name, state.get(name, getattr(self, name)))
@@ -164,7 +168,8 @@ def train(
     clips, and of the clips really seen, before the first batch whose middle lies beyond it. Raises `Diverged` on a loss or weight that is not finite.
     """
     model = seeded_model(network, len(inputs.classes), seed, inputs.size[1], like).to(device)
-    course = Course(model, _optimizer(model, recipe), device)
+    lesson = Lesson(recipe, inputs, model, seed)
+    course = Course(model, _optimizer(nn.ModuleList([model, lesson]), recipe), device, lesson)
     if start is not None:
         course.restore(start)
     optimizer, train_split = course.optimizer, inputs.splits["train"]
@@ -193,29 +198,31 @@ def train(
                 group["lr"] = recipe.lr * schedule(recipe, progress)
             logmel_BTF = inputs.normalise(train_split.batch(index_B, device))
             labels_B = train_split.labels_N[index_B].to(device)
-            targets_BK = one_hot(labels_B, len(inputs.classes)).float()
+            targets_BX = lesson.targets(labels_B, index_B)
             correction_BF = corrections.batch(index_B).to(device) if corrections else None
             moment = Moment(seen / clips, course.epoch)
-            logmel_BTF, targets_BK = augment(logmel_BTF, targets_BK, recipe, moment, generator, correction_BF)
+            impulses = inputs.impulses.of(index_B) if inputs.impulses else None
+            logmel_BTF, targets_BX = augment(logmel_BTF, targets_BX, recipe, moment, generator, correction_BF, impulses)
             optimizer.zero_grad(set_to_none=True)
             parts = (
                 whole.tensor_split(max(1, min(accumulate, len(index_B) // 2)))
-                for whole in (logmel_BTF, targets_BK, labels_B)
+                for whole in (logmel_BTF, targets_BX, labels_B)
             )
-            for logmel_bTF, targets_bK, labels_b in zip(*parts, strict=True):
+            for logmel_bTF, targets_bX, labels_b in zip(*parts, strict=True):
                 share = len(labels_b) / len(index_B)
-                with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16), lesson.listening(model):
                     logits_bK = model(logmel_bTF.unsqueeze(1).contiguous(memory_format=torch.channels_last)).float()
+                targets_bK = targets_bX[:, : len(inputs.classes)]
                 entropy = cross_entropy(logits_bK, targets_bK, label_smoothing=recipe.label_smoothing)
-                loss = share * entropy
+                losses = [share * loss for loss in lesson.losses(entropy, logits_bK, targets_bX, logmel_bTF, progress)]
                 if recipe.orthonormal and (penalty := orthonormal_penalty(model)) is not None:
-                    loss = loss + share * recipe.orthonormal * penalty
-                if not math.isfinite(value := loss.item()):
+                    losses[0] = losses[0] + share * recipe.orthonormal * penalty
+                if not math.isfinite(value := sum(loss.item() for loss in losses)):
                     raise Diverged(
                         f"the loss became {value} in epoch {course.epoch + 1}, batch {course.batch + 1} of {len(batches)}, "
                         f"after {seen} clips"
                     )
-                loss.backward()
+                lesson.backward(losses, model)
                 course.loss_sum += entropy.item() * len(labels_b)
                 course.correct += int((logits_bK.argmax(1) == labels_b).sum())
             optimizer.step()

@@ -37,7 +37,7 @@ SAVE_EVERY_S = 300.0
 # Assumed: as often as a page looks.
 STATUS_EVERY_S = 5.0
 CHECKPOINT, PREVIOUS, REFUSED = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.refused.pt"
-_MEAN, _STD = "normalise.mean_F", "normalise.std_F"
+MEAN, STD = "normalise.mean_F", "normalise.std_F"
 
 
 class Normalise(nn.Module):
@@ -190,7 +190,7 @@ def _seen(state: State, n_train: int) -> int:
 def save_weights(run: Run, model: nn.Module, inputs: Inputs) -> None:
     """Keep the network's parameters and buffers beside the normalisation of its input, in one safetensors file."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    tensors |= {_MEAN: inputs.mean_F, _STD: inputs.std_F}
+    tensors |= {MEAN: inputs.mean_F, STD: inputs.std_F}
     write_atomic(run.weights_path, lambda file: file.write(save(tensors)))
 
 
@@ -209,7 +209,7 @@ def load_model(run: Run) -> nn.Sequential:
             f"{run.weights_path} is torn or no safetensors file ({error}); train this network again"
         ) from error
     model = build_model(config["architecture"], len(config["data"]["classes"]), config["train_input"][1])
-    normalise = Normalise(tensors.pop(_MEAN), tensors.pop(_STD))
+    normalise = Normalise(tensors.pop(MEAN), tensors.pop(STD))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -16,7 +16,7 @@ import signal
 import statistics
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ from trainers.runs import (
     retrain_folder,
     trial_folder,
 )
+from trainers.teachers import get_ready, taught
+from trainers.teaching import OPTIONS, add_options, with_options
 
 _TABLE_ROWS = 20
 
@@ -111,6 +113,7 @@ def retrain(
     fold: int | None = None,
     epochs: int | None = None,
     recipe: str = DEFAULT_RECIPE,
+    teaching: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str | None = None,
     resume: bool = False,
@@ -122,13 +125,13 @@ def retrain(
 ) -> Run:
     """The finished run of a trial's network, or of one that is named with its data, trained on all of train at full size and scored once on test.
 
-    A run that has finished already is handed back as it is. One that is resumed keeps the device ('auto'), draws (0) and parts of a batch (1) that it
+    `teaching` are teachers and what else `trainers.teachers.with_options` takes. A run that has finished already is handed back as it is. One that is resumed keeps the device ('auto'), draws (0) and parts of a batch (1) that it
     began with, where they are None. SIGINT and SIGTERM end it with a `KeyboardInterrupt` after the batch under way, and set `stop`; where they
     came too late, it has finished and is handed back. Raises `UserError` when the trial or the network does not exist, the data is not what it
     was, the training cannot go on (memory, disk, a loss that is not finite), or an unfinished run lies in the way and `resume` was not asked for.
     """
     console = console or open_console(stderr=True)
-    chosen = get_recipe(recipe)
+    chosen = with_options(get_recipe(recipe), **(teaching or {}))
     epochs = chosen.epochs if epochs is None else epochs
     plan = Plan(
         chosen, epochs, seed, resolve_device(device or "auto"), tta or 0, 1 if accumulate is None else accumulate
@@ -140,7 +143,7 @@ def retrain(
         check_runs(runs)
         assert study is not None  # _candidate has seen to it
         assert trial is not None
-        run = Run(retrain_folder(runs, study, trial, recipe, epochs, seed))
+        run = Run(retrain_folder(runs, study, trial, chosen.label, epochs, seed))
         network, digest = candidate["architecture"], candidate["data"]["digest"]
 
         def open_subject() -> Subject:
@@ -153,7 +156,7 @@ def retrain(
         network = architecture if architecture in COMPARATORS else str(resolve(architecture))
         named = Subject(network, *open_data(console, data, subset, DEFAULT_FOLD if fold is None else fold))
         digest = named.features.digest
-        run = Run(network_folder(runs, _data_name(named.dataset), named.preset or network, recipe, epochs, seed))
+        run = Run(network_folder(runs, _data_name(named.dataset), named.preset or network, chosen.label, epochs, seed))
 
         def open_subject() -> Subject:
             return named
@@ -226,10 +229,11 @@ def _began(run: Run, network: str, digest: str, plan: Plan, resume: bool) -> dic
         raise UserError(
             f"{run.path} is another study's or other data's, of {then['architecture']}; move it away or choose another --seed"
         )
-    if then["recipe"] != (now := dataclasses.asdict(plan.recipe)):
+    if then["recipe"] != (now := plan.recipe.record()):
         differ = sorted(key for key in {*then["recipe"], *now} if then["recipe"].get(key) != now.get(key))
+        said = ", ".join(f"{key} {then['recipe'].get(key)!r}, now {now.get(key)!r}" for key in differ)
         raise UserError(
-            f"{run.path} was trained by an earlier recipe {plan.recipe.name!r} ({', '.join(differ)}); move it away or choose another --seed"
+            f"{run.path} was trained by an earlier recipe {plan.recipe.name!r} ({said}); move it away or choose another --seed"
         )
     if not run.scores and not resume:
         raise UserError(f"{run.path} exists and has not finished: go on with --resume, or choose another --seed")
@@ -291,7 +295,8 @@ def _train_and_score(
     """Fill the run's folder, from where it stands to its end. Only under its lock."""
     network, dataset, features = subject.network, subject.dataset, subject.features
     recipe, epochs, device, tta = plan.recipe, plan.epochs, plan.device, plan.tta
-    inputs = load_inputs(dataset, features)
+    get_ready(console, recipe, dataset, features, features.size, device)
+    inputs = taught(load_inputs(dataset, features), recipe, dataset, features, device)
     clips = epochs * len(inputs.splits["train"])
     cost = count_network(network, inputs.size, len(dataset.classes))
     _agree_on_threads(run, device, resume, console)
@@ -310,7 +315,7 @@ def _train_and_score(
             "data": data_record(dataset, features),
             "input": list(inputs.size),
             "train_input": list(inputs.size),
-            "recipe": dataclasses.asdict(recipe),
+            "recipe": recipe.record(),
             "epochs": epochs,
             "clips": clips,
             "seed": plan.seed,
@@ -508,6 +513,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies and runs lie (default: runs)")
     add("--epochs", type=int, help="passes over all training clips (default: the recipe's, 60 or the paper's 200)")
     add("--recipe", default=DEFAULT_RECIPE, help=f"one of {', '.join(RECIPES)} (default: {DEFAULT_RECIPE})")
+    add_options(parser)
     add("--seed", type=int, default=0)
     add("--seeds", type=int, default=1, metavar="N", help="train with seeds SEED, SEED + 1, ..., one after the other")
     add("--device", help="auto, cpu, cuda or cuda:N (default: auto, or where the run began)")
@@ -522,6 +528,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--resume", action="store_true", help="go on where an unfinished run stands")
     add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
     options = vars(parser.parse_args(argv))
+    options["teaching"] = {name: options.pop(name) for name in OPTIONS}
     as_json, seed, seeds = options.pop("json"), options.pop("seed"), options.pop("seeds")
     if seeds < 1:
         raise UserError(f"--seeds is at least 1, not {seeds}")

@@ -27,6 +27,7 @@ from trainers.loop import Course, Paused, Stopped, n_epochs, predict, prediction
 from trainers.metrics import scores
 from trainers.recorded import drop_checkpoints, train_recorded
 from trainers.runs import Run, available_cores, provenance
+from trainers.teachers import taught
 
 _ESTIMATE_BATCHES = 2
 # Assumed: what one candidate holds of a GPU at most: CUDA's own half GB, its share of the clips, its largest step.
@@ -156,7 +157,8 @@ def _start(task: WorkerTask, workers: int, devices: Queue[str], stop: Event, par
         raise RuntimeError(f"the data in {dataset.spec.source!r} changed while the study was starting")
     share = MEMORY_SHARE / workers
     inputs = load_inputs(dataset, features, size=task.train_input, train_clips=task.budget, share=share)
-    _worker = _Worker(task, inputs, torch.device(devices.get()), stop)
+    device = torch.device(devices.get())
+    _worker = _Worker(task, taught(inputs, task.recipe, dataset, features, device), device, stop)
 
 
 def train_candidate(architecture: str, path: str, config: dict[str, Any], resume: bool = False) -> dict[str, Any]:
@@ -230,11 +232,8 @@ def measure_candidate(architectures: list[str]) -> float:
     task, total_s = worker.task, 0.0
     batch = task.recipe.batch_size
     val = worker.inputs.splits["val"]
-    few = Inputs(
-        {**worker.inputs.splits, "val": val.first(batch)},
-        *(worker.inputs.mean_F, worker.inputs.std_F, worker.inputs.classes),
-    )
-    without_val = Inputs({"train": few.splits["train"]}, few.mean_F, few.std_F, few.classes)
+    few = dataclasses.replace(worker.inputs, splits={**worker.inputs.splits, "val": val.first(batch)})
+    without_val = dataclasses.replace(few, splits={"train": few.splits["train"]})
     for text in architectures:
         train(text, without_val, task.recipe, batch, 0, worker.device, on_batch=worker.check)
         began = time.monotonic()
