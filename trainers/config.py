@@ -20,6 +20,9 @@ class Recipe:
     others. `mix_style` is the probability that a batch's statistics per mel bin are mixed (Freq-MixStyle), `mix_style_alpha` that of its
     Beta distribution. `orthonormal` weighs the penalty of OSC's layers (BSConv's 0.1; the paper names none). `epochs` is the length of a
     full retraining when nobody says another.
+
+    `prune` is the share of the params that the network loses while it trains, in `prune_steps` steps of equal shares that lie between the
+    shares `prune_from` and `prune_until` of the clips: one lies in the middle of them, many around it.
     """
 
     name: str
@@ -43,6 +46,10 @@ class Recipe:
     epochs: int = 60
     restarts: int = 0
     stretch: float = 3.0
+    prune: float = 0.0
+    prune_steps: int = 1
+    prune_from: float = 0.3
+    prune_until: float = 0.7
 
     @property
     def cycles(self) -> tuple[float, ...]:

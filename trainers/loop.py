@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from search_space.errors import UserError
 from search_space.inference import inference_form
 from search_space.model import build_model
 from trainers.augment import Moment, augment, spec_augment
+from trainers.changes import Changes
 from trainers.config import Recipe
 from trainers.inputs import Inputs, Split
 from trainers.memory import kept_memory
@@ -53,13 +54,13 @@ State = dict[str, Any]
 """What a training's next batch depends on, as tensors and plain values: `Course.state`, to be kept in a checkpoint."""
 
 
-_COURSE = ("epoch", "batch", "clips", "loss_sum", "correct", "seconds", "cycle")
+_COURSE = ("epoch", "batch", "clips", "loss_sum", "correct", "seconds", "cycle", "network", "history")
 
 
 @dataclass
 class Course:
-    """Where a training stands between two batches: finished epochs, batches and clips of the one under way with what they added up to, and
-    finished cycles of the schedule."""
+    """Where a training stands between two batches: finished epochs, batches and clips of the one under way with what they added up to,
+    finished cycles of the schedule, and what the network has become (`trainers.changes`)."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -71,6 +72,8 @@ class Course:
     correct: int = 0
     seconds: float = 0.0
     cycle: int = 0
+    network: str = ""
+    history: list[dict[str, Any]] = field(default_factory=list)
     generator: torch.Generator | None = None
     draws: dict[str, Tensor] | None = None
 
@@ -128,7 +131,7 @@ class Course:
 @dataclass(frozen=True)
 class Epoch:
     """What stands after a finished epoch: its row for the curve, `predict`'s answer on val where it was judged, and all that the
-    next epoch starts from."""
+    next epoch starts from, what the network has become (`Course`) included."""
 
     row: dict[str, Any]
     judged: tuple[np.ndarray, np.ndarray] | None
@@ -164,10 +167,12 @@ def train(
     clips, and of the clips really seen, before the first batch whose middle lies beyond it. Raises `Diverged` on a loss or weight that is not finite.
     """
     model = seeded_model(network, len(inputs.classes), seed, inputs.size[1], like).to(device)
-    course = Course(model, _optimizer(model, recipe), device)
+    course = Course(model, _optimizer(model, recipe), device, network=str(network))
+    changes = Changes(network, recipe, inputs, clips, _optimizer)
     if start is not None:
+        changes.rebuild(course, start)
         course.restore(start)
-    optimizer, train_split = course.optimizer, inputs.splits["train"]
+    model, optimizer, train_split = course.model, course.optimizer, inputs.splits["train"]
     corrections = inputs.corrections if recipe.correction else None
     bfloat16 = bfloat16_pays(device, model)
     epochs = n_epochs(clips, len(train_split), recipe)
@@ -189,6 +194,8 @@ def train(
                 course.cycle += 1
                 _check_finite(model, f"after {seen} clips")
                 on_rung(course, rung_clips(recipe, clips)[course.cycle - 1], seen)
+            if changes.happen(course, progress, seen):
+                model, optimizer = course.model, course.optimizer
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * schedule(recipe, progress)
             logmel_BTF = inputs.normalise(train_split.batch(index_B, device))
