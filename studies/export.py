@@ -32,6 +32,7 @@ from search_space.complexity import count_network
 from search_space.errors import UserError, open_console, run_command, unknown
 from studies.records import ADDRESS, open_study
 from studies.storage import JOURNAL
+from trainers.config import decisive
 from trainers.metrics import scores
 from trainers.runs import Predictions, Run, provenance, write_atomic
 
@@ -245,7 +246,7 @@ def _export_run(console: Console, run: Run, formats: tuple[str, ...], out: Path 
     n_rows = {paths[name]: len(frame) for name, frame in tables.items()}
     return {
         "run": str(run.path),
-        "architecture": run.config["architecture"],
+        "architecture": run.final["architecture"],
         "data": data["name"],
         "synthetic": data["synthetic"],
         "parity": done.parity,
@@ -344,11 +345,11 @@ def card(run: Run, done: Exported | None = None) -> str:
     config, data = run.config, run.config["data"]
     synthetic = " (synthetic data, no recordings)" if data["synthetic"] else ""
     sections = [
-        f"# {config['architecture']}",
+        f"# {run.final['architecture']}",
         f"An acoustic scene classifier of {len(data['classes'])} classes, trained on {data['name']}{synthetic}: "
         f"{_kind(config)}.",
         "## Network",
-        _network(config),
+        _network(run),
         "## Data",
         _data(config),
         "## Scores",
@@ -405,12 +406,24 @@ def _kind(config: Mapping[str, Any]) -> str:
     return kinds.get(str(config.get("kind")), "a single training")
 
 
-def _network(config: Mapping[str, Any]) -> str:
+def _pruned(final: Mapping[str, Any]) -> str:
+    steps = final["steps"]
+    return f"in {len(steps)} step{'s' * (len(steps) != 1)}, the last after {steps[-1]['clips']:,} clips"
+
+
+def _network(run: Run) -> str:
+    config, final = run.config, run.final
     classes, full, own = config["data"]["classes"], tuple(config["input"]), tuple(config["train_input"])
-    cost = count_network(config["architecture"], full, len(classes))
+    network = final["architecture"]
+    cost = count_network(network, full, len(classes))
     rows = [
-        ("notation", f"`{config['architecture']}`"),
-        *([("name", f"`{config['preset']}`")] if config.get("preset") not in (None, config["architecture"]) else []),
+        ("notation", f"`{network}`"),
+        *([("pruned from", f"`{config['architecture']}`, {_pruned(final)}")] if final.get("steps") else []),
+        *(
+            [("name", f"`{config['preset']}`")]
+            if config.get("preset") not in (None, network) and network == config["architecture"]
+            else []
+        ),
         ("input", f"raw log-mel (B, 1, {own[0]}, {own[1]}): B x 1 x frames x mels; normalised inside the network"),
         ("output", "logits (B, K), K the classes in the order below"),
         ("classes", ", ".join(map(_cell, classes))),
@@ -422,7 +435,7 @@ def _network(config: Mapping[str, Any]) -> str:
         (f"MACs at {full[0]}x{full[1]}", f"{cost.macs:,}"),
     ]
     if own != full:
-        at_own = count_network(config["architecture"], own, len(classes))
+        at_own = count_network(network, own, len(classes))
         rows.append((f"MACs at {own[0]}x{own[1]}, the size it was trained at", f"{at_own.macs:,}"))
     return _table(("", ""), rows) + (
         "\n\nParams are all trainable numbers. MACs are the multiply-accumulates of convolutions and linear layers for one "
@@ -573,7 +586,9 @@ def _retrain_command(run: Run) -> str | None:
     if config.get("study") is None:
         values = {"architecture": config.get("preset") or config["architecture"], "data": data["source"]}
         values |= {"subset": data.get("subset"), "fold": data.get("fold")}
-    values |= {"recipe": config["recipe"]["name"], "epochs": config.get("epochs"), "seed": config["seed"]}
+    recipe = decisive(config["recipe"])
+    values |= {"recipe": recipe["name"], "epochs": config.get("epochs"), "seed": config["seed"]}
+    values |= {name.replace("_", "-"): recipe.get(name) for name in ("prune", "prune_steps", "precision")}
     values |= {"device": config.get("device"), "accumulate": config.get("accumulate")}
     values |= {"tta": config.get("tta") or (run.scores or {}).get("tta", {}).get("draws")}
     options = [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]

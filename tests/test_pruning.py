@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from search_space.architecture import Architecture
 from search_space.blocks import Cross
 from search_space.complexity import count
-from search_space.errors import UserError
+from search_space.errors import UserError, open_console
 from search_space.model import build_model
-from trainers import pruning
+from studies import export
+from trainers import pruning, retrain
 from trainers.changes import check_changes
 from trainers.clips import Clip
-from trainers.config import Recipe, short
-from trainers.inputs import Inputs, Split
-from trainers.loop import Course, Epoch, train
+from trainers.config import Recipe, decisive, get_recipe, short
+from trainers.inputs import Inputs, Split, load_inputs
+from trainers.loop import Course, Epoch, Stopped, train
+from trainers.opening import open_data
+from trainers.recorded import load_model, train_recorded
+from trainers.runs import Run
 
 CPU = torch.device("cpu")
 TINY = "dssdn_c12-16-20_r0.5_sc_h16"
@@ -231,3 +237,85 @@ class TestTraining:
         wide, small = (dict(net.named_parameters())["stem.conv.weight"] for net in (model, narrow))
         assert torch.equal(fresh.state[small]["exp_avg"], optimizer.state[wide]["exp_avg"][kept_C])
         assert fresh.state[small]["step"] == 1
+
+
+def _arguments(folder: Path, runs: Path, *more: str) -> list[str]:
+    options = ["--architecture", TINY, "--data", str(folder), "--runs", str(runs), "--device", "cpu"]
+    return [*options, "--epochs", "10", "--prune", "0.4", "--prune-steps", "3", *more]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A full training that shrank its network in three steps; not to be changed."""
+    runs = tmp_path_factory.mktemp("pruned") / "runs"
+    assert retrain.main(_arguments(tiny_folder, runs)) == 0
+    (path,) = (runs / "retrain").glob("*-strong-pruned0.4x3-e10-s0")
+    return Run(path)
+
+
+class TestRecord:
+    def test_it_says_what_the_network_has_become(self, finished: Run) -> None:
+        config, final = finished.config, finished.final
+        assert config["architecture"] == TINY
+        assert len(final["steps"]) == 3
+        assert final["architecture"] == final["steps"][-1]["architecture"] != TINY
+        for of in (final, *final["steps"]):
+            cost = count(of["architecture"], tuple(config["input"]), 3)
+            assert (of["params"], of["macs"]) == (cost.params, cost.macs)
+        assert final["params"] == pytest.approx(0.6 * config["params"], rel=0.02)
+        clips = [step["clips"] for step in final["steps"]]
+        assert clips == sorted(clips)
+        assert finished.metrics()[-1]["params"] == final["params"]
+
+    def test_weights_load_as_the_narrower_network(self, finished: Run) -> None:
+        model = load_model(finished)
+        assert str(model.get_submodule("1").architecture) == finished.final["architecture"]
+        assert finished.scores is not None
+
+    def test_a_card_is_of_it(self, finished: Run, tmp_path: Path) -> None:
+        assert export.main([str(finished.path), "--to", "card", "--out", str(tmp_path / "card.md")]) == 0
+        card = (tmp_path / "card.md").read_text()
+        assert card.startswith(f"# {finished.final['architecture']}\n")
+        assert f"{finished.final['params']:,}" in card
+        assert f"`{TINY}`, in 3 steps" in card
+        assert "--prune 0.4 --prune-steps 3" in card
+
+    def test_a_training_that_is_stopped_ends_like_one_that_is_not(
+        self, finished: Run, tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        """Stopped between the second step and the third: an epoch is one batch, and is judged by another."""
+        config = finished.config
+        dataset, features = open_data(open_console(stderr=True), config["data"]["source"], None, config["data"]["fold"])
+        inputs, run = load_inputs(dataset, features), Run(tmp_path / "run")
+        run.path.mkdir()
+        run.write_json("run.json", {key: value for key, value in config.items() if key != "final"})
+        recipe = Recipe(**config["recipe"])
+        batches: list[int] = []
+
+        def stop() -> None:
+            batches.append(1)
+            if len(batches) == 13:
+                raise Stopped
+
+        def training(**options: Any) -> nn.Module:
+            network: Any = (run, TINY, inputs, recipe, config["clips"], 0, CPU)
+            return train_recorded(*network, keep_checkpoints=True, **options)[0]
+
+        with pytest.raises(Stopped):
+            training(check=stop)
+        assert run.final["steps"] == finished.final["steps"][:2]
+        training(resume=True)
+        assert run.final == finished.final
+        whole, again = (load_file(of.weights_path) for of in (finished, run))
+        assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+
+    def test_a_run_of_before_there_was_pruning_reads_as_it_did(self, finished: Run, tmp_path: Path) -> None:
+        config = finished.config
+        old = {
+            key: value for key, value in config["recipe"].items() if not key.startswith(("prune", "precision", "quant"))
+        }
+        assert decisive(old) == old == decisive(dataclasses.asdict(get_recipe("strong")))
+        assert Recipe(**old) == get_recipe("strong")
+        run = Run(tmp_path)
+        run.write_json("run.json", {key: value for key, value in config.items() if key != "final"} | {"recipe": old})
+        assert run.final == {key: config[key] for key in ("architecture", "params", "macs")}

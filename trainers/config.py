@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from search_space.errors import unknown
 
@@ -23,6 +25,10 @@ class Recipe:
 
     `prune` is the share of the params that the network loses while it trains, in `prune_steps` steps of equal shares that lie between the
     shares `prune_from` and `prune_until` of the clips: one lies in the middle of them, many around it.
+
+    `precision` is that of the network that comes of it: 'float32'; 'int8-ptq', quantised after the training; 'int8-qat', fake-quantised
+    in training from the share `quantise_from` of the clips on; 'int8-qat-scratch', from the first batch. Of what lies behind
+    `quantise_from`, ranges and batch norm are frozen in the last sixth.
     """
 
     name: str
@@ -50,11 +56,40 @@ class Recipe:
     prune_steps: int = 1
     prune_from: float = 0.3
     prune_until: float = 0.7
+    precision: str = "float32"
+    quantise_from: float = 0.8
 
     @property
     def cycles(self) -> tuple[float, ...]:
         """Shares of the clips at which the schedule's cycles end; the last is 1."""
         return tuple(1 / self.stretch**left for left in range(self.restarts, -1, -1))
+
+
+PRECISIONS = ("float32", "int8-ptq", "int8-qat", "int8-qat-scratch")
+_ADDED = ("prune", "prune_steps", "prune_from", "prune_until", "precision", "quantise_from")
+"""Fields that records of earlier versions lack: their trainings were as the defaults say."""
+
+
+def decisive(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as it was recorded, without later versions' fields where they say what was so before: the same for old records and new ones."""
+    defaults = {field.name: field.default for field in fields(Recipe)}
+    return {key: value for key, value in recorded.items() if key not in _ADDED or value != defaults[key]}
+
+
+def changed(
+    recipe: Recipe, prune: float | None = None, prune_steps: int | None = None, precision: str | None = None
+) -> Recipe:
+    """The recipe with these values, where they are not None. Raises `UserError` for a precision that is not known."""
+    given: dict[str, Any] = {"prune": prune, "prune_steps": prune_steps, "precision": precision}
+    if precision not in (None, *PRECISIONS):
+        raise unknown("precision", str(precision), PRECISIONS)
+    return replace(recipe, **{name: value for name, value in given.items() if value is not None})
+
+
+def label(recipe: Recipe) -> str:
+    """The recipe's name with what it makes of the network, for a folder: strong-pruned0.5x8-int8-qat."""
+    pruned = f"-pruned{recipe.prune:g}x{recipe.prune_steps}" if recipe.prune else ""
+    return f"{recipe.name}{pruned}" + (f"-{recipe.precision}" if recipe.precision != "float32" else "")
 
 
 def short() -> Recipe:

@@ -144,7 +144,7 @@ def metadata(run: Run) -> dict[str, str]:
         else ""
     )
     return {
-        "network": config["architecture"],
+        "network": run.final["architecture"],
         "input": (
             f"logmel (batch, 1, {frames}, {mels}): ln(mel power + log_floor), centred frames, Hann window, not normalised "
             f"(the program does that){reduced}"

@@ -23,9 +23,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from search_space.architecture import Architecture
+from search_space.complexity import count_network
 from search_space.errors import UserError
 from search_space.model import build_model
-from trainers.config import Recipe
+from trainers.config import Recipe, decisive
 from trainers.inputs import Inputs
 from trainers.loop import Course, Epoch, Paused, State, Stopped, n_epochs, named_predictions, predictions, train
 from trainers.memory import is_memory_full
@@ -123,6 +124,9 @@ def train_recorded(
     def finish(epoch: Epoch) -> None:
         nonlocal judged
         judged = epoch.judged
+        if history := epoch.state["history"]:
+            epoch.row["params"] = history[-1]["params"]
+        _write_final(run, epoch.state)
         save(epoch.state, [*rows, epoch.row])
         rows.append(epoch.row)  # finished once it is kept
         run.append_metrics(epoch.row)
@@ -131,6 +135,8 @@ def train_recorded(
 
     try:
         run.write_metrics(rows)
+        if start:
+            _write_final(run, start)
         status.running(_epochs(rows), status.begun_at)
         model = train(
             *(network, inputs, recipe, clips, seed, device),
@@ -187,6 +193,17 @@ def _seen(state: State, n_train: int) -> int:
     return int(state["epoch"] * n_train + state.get("clips", 0))
 
 
+def _write_final(run: Run, state: State) -> None:
+    """Keep in the run's record what the network has become so far, where it is another one than it began as."""
+    if not state.get("history"):
+        return
+    config = run.config
+    size, n_classes = tuple(config["input"]), len(config["data"]["classes"])
+    steps = [{**step, "macs": count_network(step["architecture"], size, n_classes).macs} for step in state["history"]]
+    final = {**{key: steps[-1][key] for key in ("architecture", "params", "macs")}, "steps": steps}
+    run.write_json("run.json", {**config, "final": final})
+
+
 def save_weights(run: Run, model: nn.Module, inputs: Inputs) -> None:
     """Keep the network's parameters and buffers beside the normalisation of its input, in one safetensors file."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -208,14 +225,13 @@ def load_model(run: Run) -> nn.Sequential:
         raise UserError(
             f"{run.weights_path} is torn or no safetensors file ({error}); train this network again"
         ) from error
-    model = build_model(config["architecture"], len(config["data"]["classes"]), config["train_input"][1])
+    network = run.final["architecture"]
+    model = build_model(network, len(config["data"]["classes"]), config["train_input"][1])
     normalise = Normalise(tensors.pop(_MEAN), tensors.pop(_STD))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise UserError(
-            f"{run.weights_path} holds the weights of another network than {config['architecture']}"
-        ) from error
+        raise UserError(f"{run.weights_path} holds the weights of another network than {network}") from error
     return nn.Sequential(normalise, model).eval()
 
 
@@ -304,5 +320,5 @@ def _read_checkpoint(path: Path) -> State | str:
 def _identity(run: Run) -> str:
     """What a checkpoint must agree with: network, recipe, length, seed, parts of a batch and data."""
     config = run.config
-    values = [config[key] for key in ("architecture", "recipe", "clips", "seed")]
+    values = [config["architecture"], decisive(config["recipe"]), config["clips"], config["seed"]]
     return "|".join(map(str, [*values, config.get("accumulate", 1), config["data"]["digest"]]))

@@ -30,8 +30,9 @@ from search_space.comparators import COMPARATORS
 from search_space.complexity import count_network
 from search_space.errors import UserError, open_console, run_command
 from search_space.presets import check_network, preset_name, resolve
+from trainers.changes import check_changes
 from trainers.clips import record_name
-from trainers.config import DEFAULT_RECIPE, RECIPES, Recipe, get_recipe
+from trainers.config import DEFAULT_RECIPE, PRECISIONS, RECIPES, Recipe, changed, decisive, get_recipe, label
 from trainers.datasets import DEFAULT_FOLD, Dataset
 from trainers.features import Features
 from trainers.inputs import Inputs, data_record, load_inputs
@@ -97,6 +98,7 @@ class Plan:
                 f"--accumulate is from 1 to {recipe.batch_size // 2}, which leaves two of the batch's {recipe.batch_size} clips in a "
                 f"part, not {self.accumulate}"
             )
+        check_changes(recipe)
         check_seed(self.seed)
 
 
@@ -111,6 +113,9 @@ def retrain(
     fold: int | None = None,
     epochs: int | None = None,
     recipe: str = DEFAULT_RECIPE,
+    prune: float | None = None,
+    prune_steps: int | None = None,
+    precision: str | None = None,
     seed: int = 0,
     device: str | None = None,
     resume: bool = False,
@@ -128,7 +133,8 @@ def retrain(
     was, the training cannot go on (memory, disk, a loss that is not finite), or an unfinished run lies in the way and `resume` was not asked for.
     """
     console = console or open_console(stderr=True)
-    chosen = get_recipe(recipe)
+    chosen = changed(get_recipe(recipe), prune, prune_steps, precision)
+    recipe = label(chosen)
     epochs = chosen.epochs if epochs is None else epochs
     plan = Plan(
         chosen, epochs, seed, resolve_device(device or "auto"), tta or 0, 1 if accumulate is None else accumulate
@@ -226,8 +232,9 @@ def _began(run: Run, network: str, digest: str, plan: Plan, resume: bool) -> dic
         raise UserError(
             f"{run.path} is another study's or other data's, of {then['architecture']}; move it away or choose another --seed"
         )
-    if then["recipe"] != (now := dataclasses.asdict(plan.recipe)):
-        differ = sorted(key for key in {*then["recipe"], *now} if then["recipe"].get(key) != now.get(key))
+    before, now = decisive(then["recipe"]), decisive(dataclasses.asdict(plan.recipe))
+    if before != now:
+        differ = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         raise UserError(
             f"{run.path} was trained by an earlier recipe {plan.recipe.name!r} ({', '.join(differ)}); move it away or choose another --seed"
         )
@@ -508,6 +515,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies and runs lie (default: runs)")
     add("--epochs", type=int, help="passes over all training clips (default: the recipe's, 60 or the paper's 200)")
     add("--recipe", default=DEFAULT_RECIPE, help=f"one of {', '.join(RECIPES)} (default: {DEFAULT_RECIPE})")
+    add("--prune", type=float, metavar="SHARE", help="channels go while it trains until this share of the params has")
+    add("--prune-steps", type=int, metavar="N", help="in so many steps, each followed by training (default: 1)")
+    add("--precision", choices=PRECISIONS, help="of the network that comes of it (default: float32)")
     add("--seed", type=int, default=0)
     add("--seeds", type=int, default=1, metavar="N", help="train with seeds SEED, SEED + 1, ..., one after the other")
     add("--device", help="auto, cpu, cuda or cuda:N (default: auto, or where the run began)")
