@@ -54,7 +54,7 @@ State = dict[str, Any]
 """What a training's next batch depends on, as tensors and plain values: `Course.state`, to be kept in a checkpoint."""
 
 
-_COURSE = ("epoch", "batch", "clips", "loss_sum", "correct", "seconds", "cycle", "network", "history")
+_COURSE = ("epoch", "batch", "clips", "loss_sum", "correct", "seconds", "cycle", "network", "history", "phase")
 
 
 @dataclass
@@ -74,6 +74,7 @@ class Course:
     cycle: int = 0
     network: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
+    phase: int = 0
     generator: torch.Generator | None = None
     draws: dict[str, Tensor] | None = None
 
@@ -196,6 +197,7 @@ def train(
                 on_rung(course, rung_clips(recipe, clips)[course.cycle - 1], seen)
             if changes.happen(course, progress, seen):
                 model, optimizer = course.model, course.optimizer
+                bfloat16 = bfloat16_pays(device, model)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * schedule(recipe, progress)
             logmel_BTF = inputs.normalise(train_split.batch(index_B, device))
@@ -371,6 +373,8 @@ def bfloat16_pays(device: torch.device, model: nn.Module) -> bool:
     3x1, dilation 2 along time: the gradient of its weights has a relative error of 1.3 up to infinity, and is another each time, as if read from memory
     that nobody wrote; without dilation 0.01.
     """
+    if getattr(model, "float32_only", False):
+        return False
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     if any(_dilated(module) for module in model.modules()):

@@ -31,6 +31,7 @@ from trainers.inputs import Inputs
 from trainers.loop import Course, Epoch, Paused, State, Stopped, n_epochs, named_predictions, predictions, train
 from trainers.memory import is_memory_full
 from trainers.metrics import log_loss
+from trainers.quantisation import INT8, FakeQuantised, converted, load_int8, post_training, save_int8
 from trainers.runs import Predictions, Run, write_atomic
 
 # Assumed: no more than that of an epoch is lost by a kill, and saving takes no share of the time that matters.
@@ -87,6 +88,9 @@ def train_recorded(
     rows: list[dict[str, Any]] = list(start["rows"]) if start else []
     status = _Status(run, epochs, clips, begun_at=_seen(start, n_train) if start else 0)
     judged: tuple[np.ndarray, np.ndarray] | None = None
+    became: tuple[str, list[dict[str, Any]]] = str(network), []
+    if start:
+        became = start.get("network", became[0]), start.get("history", became[1])
     saved_s = time.monotonic()
 
     def save(state: State, curve: list[dict[str, Any]]) -> None:
@@ -122,11 +126,12 @@ def train_recorded(
             raise Paused(rung, said.accuracy)
 
     def finish(epoch: Epoch) -> None:
-        nonlocal judged
+        nonlocal judged, became
         judged = epoch.judged
         if history := epoch.state["history"]:
             epoch.row["params"] = history[-1]["params"]
-        _write_final(run, epoch.state)
+        became = epoch.state["network"], epoch.state["history"]
+        _write_final(run, *became)
         save(epoch.state, [*rows, epoch.row])
         rows.append(epoch.row)  # finished once it is kept
         run.append_metrics(epoch.row)
@@ -135,8 +140,7 @@ def train_recorded(
 
     try:
         run.write_metrics(rows)
-        if start:
-            _write_final(run, start)
+        _write_final(run, *became)
         status.running(_epochs(rows), status.begun_at)
         model = train(
             *(network, inputs, recipe, clips, seed, device),
@@ -148,8 +152,13 @@ def train_recorded(
             on_batch=before_batch,
             on_rung=at_rung,
         )
-        said = named_predictions(judged, inputs.splits["val"]) if judged else predictions(model, inputs, "val", device)
-        save_weights(run, model, inputs)
+        if recipe.precision == "float32":
+            said = (
+                named_predictions(judged, inputs.splits["val"]) if judged else predictions(model, inputs, "val", device)
+            )
+            save_weights(run, model, inputs)
+        else:
+            model, said = _quantised(run, model, became, recipe.precision, inputs, rows, device)
         run.write_predictions("val", said)
     except BaseException as error:
         with contextlib.suppress(OSError):  # on a full disk the old status stays, of a process that is gone
@@ -193,15 +202,57 @@ def _seen(state: State, n_train: int) -> int:
     return int(state["epoch"] * n_train + state.get("clips", 0))
 
 
-def _write_final(run: Run, state: State) -> None:
+def _write_final(run: Run, network: str, history: list[dict[str, Any]], **quantised: Any) -> None:
     """Keep in the run's record what the network has become so far, where it is another one than it began as."""
-    if not state.get("history"):
+    if not history and not quantised:
         return
     config = run.config
     size, n_classes = tuple(config["input"]), len(config["data"]["classes"])
-    steps = [{**step, "macs": count_network(step["architecture"], size, n_classes).macs} for step in state["history"]]
-    final = {**{key: steps[-1][key] for key in ("architecture", "params", "macs")}, "steps": steps}
+    cost = count_network(network, size, n_classes)
+    steps = [{**step, "macs": count_network(step["architecture"], size, n_classes).macs} for step in history]
+    final = {"architecture": network, "params": cost.params, "macs": cost.macs, "steps": steps, **quantised}
     run.write_json("run.json", {**config, "final": final})
+
+
+def _quantised(
+    run: Run,
+    model: nn.Module,
+    became: tuple[str, list[dict[str, Any]]],
+    precision: str,
+    inputs: Inputs,
+    rows: list[dict[str, Any]],
+    device: torch.device,
+) -> tuple[nn.Module, Predictions]:
+    """The trained network in int8 and its predictions on val, both forms of its weights kept; the curve's last row gets both forms' accuracies."""
+    network, history = became
+    floats = build_model(network, len(inputs.classes), inputs.size[1])
+    if isinstance(model, FakeQuantised):
+        floats = model.give_back(floats.to(device)).cpu()
+        int8 = converted(model, floats, inputs.size)
+    else:
+        floats.load_state_dict({name: tensor.cpu() for name, tensor in model.state_dict().items()})
+        int8 = post_training(floats, inputs)
+    before = predictions(floats.to(device), inputs, "val", device)
+    said = predictions(int8.to(device), inputs, "val", device)
+    agreement = float((before.probabilities_NK.argmax(1) == said.probabilities_NK.argmax(1)).mean())
+    size = int8.size()
+    _write_final(
+        *(run, network, history),
+        precision=precision,
+        param_bytes=size.params,
+        scale_bytes=size.scales,
+        float32={"val_accuracy": before.accuracy, "agreement": agreement},
+    )
+    save_weights(run, floats, inputs)
+    notes = {"architecture": network, "precision": precision, "train_input": list(inputs.size)}
+    save_int8(run.path / INT8, int8, (inputs.mean_F, inputs.std_F), notes)
+    rows[-1] |= {
+        "val_accuracy": said.accuracy,
+        "val_loss": log_loss(said.probabilities_NK, said.labels_N),
+        "val_accuracy_float32": before.accuracy,
+    }
+    run.write_metrics(rows)
+    return int8, said
 
 
 def save_weights(run: Run, model: nn.Module, inputs: Inputs) -> None:
@@ -211,10 +262,16 @@ def save_weights(run: Run, model: nn.Module, inputs: Inputs) -> None:
     write_atomic(run.weights_path, lambda file: file.write(save(tensors)))
 
 
-def load_model(run: Run) -> nn.Sequential:
+def is_int8(run: Run) -> bool:
+    """Whether the network that the run made, and was scored with, is an int8 one."""
+    return bool(run.final.get("precision"))
+
+
+def load_model(run: Run, precision: str | None = None) -> nn.Sequential:
     """The run's network with its weights, in eval mode on the CPU: raw log-mel (B, 1, T, F) in, logits (B, K) out.
 
-    T x F is the size it was trained at (`run.config["train_input"]`). Raises `UserError` when the weights are missing or another network's.
+    Of a run that made an int8 network it is that one, with `precision` 'float32' the one of floats that it was made of. T x F is the size
+    it was trained at (`run.config["train_input"]`). Raises `UserError` when the weights are missing or another network's.
     """
     config = run.config
     if not run.weights_path.exists():
@@ -227,6 +284,10 @@ def load_model(run: Run) -> nn.Sequential:
         ) from error
     network = run.final["architecture"]
     model = build_model(network, len(config["data"]["classes"]), config["train_input"][1])
+    if precision != "float32" and is_int8(run):
+        frames, mels = config["train_input"]
+        int8, mean_F, std_F = load_int8(run.path / INT8, model, (frames, mels))
+        return nn.Sequential(Normalise(mean_F, std_F), int8)
     normalise = Normalise(tensors.pop(_MEAN), tensors.pop(_STD))
     try:
         model.load_state_dict(tensors)

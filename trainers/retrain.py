@@ -40,7 +40,7 @@ from trainers.loop import Diverged, Stopped, precision, predictions, resolve_dev
 from trainers.memory import is_memory_full
 from trainers.metrics import scores
 from trainers.opening import open_data, reopen_data
-from trainers.recorded import has_checkpoint, load_model, train_recorded
+from trainers.recorded import has_checkpoint, is_int8, load_model, train_recorded
 from trainers.runs import (
     Predictions,
     Run,
@@ -373,6 +373,12 @@ def _train_and_score(
     said = predictions(model, inputs, "test", device, check=check)
     run.write_predictions("test", said)
     found = {"split": "test", **scores(said, dataset.classes, seen)}
+    if is_int8(run):
+        check()
+        _, floats = load_model(run, "float32")
+        found["float32"] = scores(
+            predictions(floats.to(device), inputs, "test", device, check=check), dataset.classes, seen
+        )
     if tta:
         views = predictions(model, inputs, "test", device, draws=tta, recipe=recipe, check=check)
         found["tta"] = {"draws": tta, **scores(views, dataset.classes, seen)}
