@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 from pathlib import Path
 from typing import Any
 
+import onnx
+import onnxruntime
 import pytest
 import torch
 from safetensors import safe_open
@@ -14,14 +17,19 @@ from torch import nn
 
 from search_space.blocks import orthonormal_penalty
 from search_space.complexity import count
-from search_space.errors import UserError
+from search_space.errors import UserError, open_console
 from search_space.model import build_model
+from studies import export
+from trainers import quantise, retrain
 from trainers.changes import check_changes
 from trainers.clips import Clip
 from trainers.config import Recipe, short
-from trainers.inputs import Inputs, Split
+from trainers.inputs import Inputs, Split, load_inputs
 from trainers.loop import Course, train
-from trainers.quantisation import FakeQuantised, converted, load_int8, post_training, save_int8
+from trainers.opening import open_data
+from trainers.quantisation import FakeQuantised, Int8, converted, load_int8, post_training, save_int8
+from trainers.recorded import load_model
+from trainers.runs import Run
 
 CPU = torch.device("cpu")
 TINY = "dssdn_c8-12_r0.5_sc_h16"
@@ -182,3 +190,86 @@ class TestRefused:
         with pytest.raises(UserError, match="a fake-quantised network can not shrink"):
             check_changes(_recipe("int8-qat-scratch", prune=0.5))
         check_changes(_recipe("int8-qat", prune=0.5))
+
+
+def _retrained(folder: Path, runs: Path, *more: str) -> Run:
+    options = ["--architecture", TINY, "--data", str(folder), "--runs", str(runs), "--device", "cpu"]
+    assert retrain.main([*options, *more]) == 0
+    (path,) = (runs / "retrain").glob("*-e*-s0")
+    return Run(path)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A full training that shrank its network, then fake-quantised it; not to be changed."""
+    runs = tmp_path_factory.mktemp("int8") / "runs"
+    changes = ["--precision", "int8-qat", "--prune", "0.2", "--prune-steps", "2"]
+    return _retrained(tiny_folder, runs, "--epochs", "12", *changes)
+
+
+class TestRecord:
+    def test_the_int8_network_is_the_one_that_is_scored(self, finished: Run) -> None:
+        final, last, scores = finished.final, finished.metrics()[-1], finished.scores
+        assert final["precision"] == "int8-qat"
+        assert final["architecture"] != TINY == finished.config["architecture"]
+        assert final["params"] < final["param_bytes"] < 4 * final["params"]
+        model = load_model(finished)
+        assert isinstance(model[1], Int8)
+        assert not isinstance(load_model(finished, "float32")[1], Int8)
+        assert scores is not None
+        assert scores["float32"]["n_clips"] == scores["n_clips"]
+        said = finished.predictions("val")
+        assert said is not None
+        assert last["val_accuracy"] == said.accuracy
+        assert last["val_accuracy_float32"] == final["float32"]["val_accuracy"]
+
+    def test_a_card_says_so(self, finished: Run, tmp_path: Path) -> None:
+        assert export.main([str(finished.path), "--to", "card", "--out", str(tmp_path / "card.md")]) == 0
+        card = (tmp_path / "card.md").read_text()
+        assert "| precision | int8-qat" in card
+        assert f"{finished.final['param_bytes']:,}" in card
+        assert "--precision int8-qat" in card
+
+    def test_onnxruntime_decides_like_torch(self, finished: Run, tmp_path: Path) -> None:
+        """The file that a user gets, on test clips: of the tiny folder, and of synthetic noise around them."""
+        path = tmp_path / "network-int8.onnx"
+        assert export.main([str(finished.path), "--to", "onnx-int8", "--out", str(path)]) == 0
+        model = onnx.load(path)
+        ops = {node.op_type for node in model.graph.node}
+        assert {"QuantizeLinear", "DequantizeLinear", "Conv"} <= ops
+        kinds = [tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 4]
+        assert set(kinds) <= {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT}
+        assert kinds.count(onnx.TensorProto.INT8) == 11
+        config = finished.config
+        dataset, features = open_data(open_console(stderr=True), config["data"]["source"], None, config["data"]["fold"])
+        data = load_inputs(dataset, features, splits=("test",)).splits["test"]
+        clips_BTF = data.batch(torch.arange(len(data)), CPU).float()
+        noise_BTF = clips_BTF.repeat(30, 1, 1)
+        noise_BTF += 2 * torch.randn(noise_BTF.shape, generator=torch.Generator().manual_seed(0))
+        for logmel_BTF in (clips_BTF, noise_BTF):
+            logmel_BCTF = logmel_BTF.unsqueeze(1)
+            wanted_N = _answers(load_model(finished), logmel_BCTF).argmax(1).numpy()
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            said_N = session.run(None, {"logmel": logmel_BCTF.numpy()})[0].argmax(1)
+            assert (said_N == wanted_N).mean() >= 0.99
+
+
+class TestQuantise:
+    def test_a_run_of_floats_is_quantised_beside_it(
+        self, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = _retrained(tiny_folder, tmp_path, "--epochs", "4")
+        before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+        with pytest.raises(UserError, match=r"python -m trainers\.quantise"):
+            export.main([str(run.path), "--to", "onnx-int8"])
+        capsys.readouterr()
+        assert quantise.main([str(run.path), "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()} == before
+        said = run.predictions("val")
+        assert said is not None
+        assert document["val_accuracy"]["float32"] == said.accuracy
+        assert document["param_bytes"]["int8"] < document["param_bytes"]["float32"]
+        assert document["onnx_agreement"] >= 0.99
+        assert [Path(path).name for path in document["files"]] == ["int8.safetensors", "network-int8.onnx"]
+        assert all(Path(path).is_file() for path in document["files"])
