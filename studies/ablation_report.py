@@ -27,7 +27,7 @@ FILES = {"csv": "ablation.csv", "markdown": "ablation.md", "latex": "ablation.te
 
 def _arm(ablation: Ablation, jobs: list[Job], tested: bool) -> contrasts.Arm:
     variant, runs = jobs[0].variant, [job.run for job in jobs]
-    setting, fold, cost = variant.setting, ablation.folds[0], ablation.cost(variant)
+    setting, fold, finals = variant.setting, ablation.folds[0], [run.final for run in runs]
     facts = {
         "also": list(variant.also),
         "network": str(setting.network),
@@ -37,13 +37,16 @@ def _arm(ablation: Ablation, jobs: list[Job], tested: bool) -> contrasts.Arm:
         "input": list(ablation.input(variant, fold)),
         "train_input": list(ablation.train_input(variant, fold)),
         "runs": [run.path.name for run in runs],
+        "finals": [final["architecture"] for final in finals],
     }
     return contrasts.Arm(
         variant=variant.label if variant.changes else name_of(setting.network),
         changes=variant.changes,
         facts=facts,
-        params=cost.params,
-        macs=cost.macs,
+        params=round(
+            statistics.fmean(final["params"] for final in finals)
+        ),  # where networks shrink, no two need be alike
+        macs=round(statistics.fmean(final["macs"] for final in finals)),
         val=[run.metrics()[-1]["val_accuracy"] for run in runs],
         test=[run.scores or {} for run in runs] if tested else [],
     )

@@ -1,9 +1,10 @@
-"""Hand a network out: `python -m studies.export RUN --to onnx|pt2|csv|card [--out DEST]`, as a program, tables or a model card.
+"""Hand a network out: `python -m studies.export RUN --to onnx|onnx-int8|pt2|csv|card [--out DEST]`, as a program, tables or a model card.
 
-    onnx    network.onnx: raw log-mel in, logits out; compared with torch in onnxruntime before it is written
-    pt2     network.pt2: the same as a torch.export program
-    csv     curve.csv, predictions-val.csv and, where test was scored, predictions-test.csv
-    card    card.md: what the network is, on which data, what it scored, how it came to be, what it is not
+    onnx       network.onnx: raw log-mel in, logits out; compared with torch in onnxruntime before it is written
+    onnx-int8  network-int8.onnx: the same of a run that made an int8 network; onnx and pt2 are then of the floats that it was made of
+    pt2        network.pt2: the same as a torch.export program
+    csv        curve.csv, predictions-val.csv and, where test was scored, predictions-test.csv
+    card       card.md: what the network is, on which data, what it scored, how it came to be, what it is not
 
 They go into RUN/export. Of a study, instead of a run, csv gives the table of all trials. No path of this machine stands in
 what is written: data goes by its folder's name.
@@ -35,7 +36,8 @@ from studies.storage import JOURNAL
 from trainers.metrics import scores
 from trainers.runs import Predictions, Run, provenance, write_atomic
 
-FORMATS = ("onnx", "pt2", "csv", "card")
+FORMATS = ("onnx", "onnx-int8", "pt2", "csv", "card")
+_PROGRAMS = {"onnx": "network.onnx", "onnx-int8": "network-int8.onnx", "pt2": "network.pt2"}
 _SUFFIXES = (".onnx", ".pt2", ".csv", ".md")
 _NEEDED_KEYS = ("architecture", "data", "input", "train_input", "recipe", "seed")
 
@@ -225,18 +227,23 @@ def _export_run(console: Console, run: Run, formats: tuple[str, ...], out: Path 
         for split in ("val", "test"):
             if (said := run.predictions(split)) is not None:
                 tables[f"predictions-{split}.csv"] = _predictions_frame(said, run.config["data"]["classes"])
-    names: dict[str, Sequence[str]] = {"onnx": ["network.onnx"], "pt2": ["network.pt2"], "card": ["card.md"]}
+    names: dict[str, Sequence[str]] = {format: [name] for format, name in _PROGRAMS.items()} | {"card": ["card.md"]}
     names = {format: list(tables) if format == "csv" else names[format] for format in formats}
-    if "onnx" in formats:
+    if {"onnx", "onnx-int8"} & set(formats):
         from trainers.programs import check_onnx_installed
 
         check_onnx_installed()
+    if "onnx-int8" in formats and not run.final.get("precision"):
+        raise UserError(
+            f"{run.path} made no int8 network; `python -m trainers.quantise {run.path}` quantises what it trained and writes the same file, "
+            f"or train it again with --precision int8-qat"
+        )
     paths = _destinations(run.path, out, names, force)
     done = Exported(run)
     for name, frame in tables.items():
         done.add("csv", paths[name], _csv(frame, "%.9g" if name.startswith("predictions") else None))
     if set(formats) - {"csv"}:
-        _make_programs(console, done, [format for format in formats if format in ("onnx", "pt2")], paths)
+        _make_programs(console, done, [format for format in formats if format in _PROGRAMS], paths)
     if "card" in formats:
         done.add("card", paths["card.md"], card(run, done).encode())
     for path, content in done.files.items():
@@ -245,7 +252,7 @@ def _export_run(console: Console, run: Run, formats: tuple[str, ...], out: Path 
     n_rows = {paths[name]: len(frame) for name, frame in tables.items()}
     return {
         "run": str(run.path),
-        "architecture": run.config["architecture"],
+        "architecture": run.final["architecture"],
         "data": data["name"],
         "synthetic": data["synthetic"],
         "parity": done.parity,
@@ -263,7 +270,7 @@ def _make_programs(console: Console, done: Exported, formats: list[str], paths: 
     """Make and check the programs, and time one clip, in torch and what ONNX there is."""
     from search_space.inference import inference_form
     from trainers import programs
-    from trainers.recorded import load_model
+    from trainers.recorded import is_int8, load_model
 
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
@@ -279,9 +286,19 @@ def _make_programs(console: Console, done: Exported, formats: list[str], paths: 
         say(f"{probe.title}: probabilities differ from those that the run recorded by at most {again:.2g}")
     calls = {"torch": programs.as_call(inference_form(network))}
     notes = programs.metadata(done.run)
+    floats = load_model(done.run, "float32") if is_int8(done.run) else network
     for format in formats:
-        program = programs.PROGRAMS[format](network, probe, notes)
-        done.add(format, paths[f"network.{format}"], program.content)
+        if format == "onnx-int8":
+            many = programs.find_probe(done.run, network, programs.INT8_PROBES)
+            program = programs.make_onnx_int8(network, many, notes)
+        else:
+            program = programs.PROGRAMS[format](floats, probe, notes)
+        done.add(format, paths[_PROGRAMS[format]], program.content)
+        if format == "onnx-int8":
+            calls["onnxruntime int8"] = program.call
+            done.parity[format] = {"agreement": program.agreement, "input": many.title, "clips": list(many.filenames)}
+            say(f"{format}: onnxruntime decides like torch on {program.agreement:.1%} of {many.title}")
+            continue
         done.parity[format] = {
             "greatest_difference": program.greatest_difference,
             "tolerance": programs.TOLERANCE,
@@ -344,11 +361,11 @@ def card(run: Run, done: Exported | None = None) -> str:
     config, data = run.config, run.config["data"]
     synthetic = " (synthetic data, no recordings)" if data["synthetic"] else ""
     sections = [
-        f"# {config['architecture']}",
+        f"# {run.final['architecture']}",
         f"An acoustic scene classifier of {len(data['classes'])} classes, trained on {data['name']}{synthetic}: "
         f"{_kind(config)}.",
         "## Network",
-        _network(config),
+        _network(run),
         "## Data",
         _data(config),
         "## Scores",
@@ -405,12 +422,41 @@ def _kind(config: Mapping[str, Any]) -> str:
     return kinds.get(str(config.get("kind")), "a single training")
 
 
-def _network(config: Mapping[str, Any]) -> str:
+def _pruned(final: Mapping[str, Any]) -> str:
+    steps = final["steps"]
+    return f"in {len(steps)} step{'s' * (len(steps) != 1)}, the last after {steps[-1]['clips']:,} clips"
+
+
+def _int8_rows(final: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    if final.get("precision"):
+        floats = final["float32"]
+        yield (
+            "precision",
+            f"{final['precision']}: weights of convolutions and linear layers in int8, their inputs in 7 bits",
+        )
+        yield (
+            "bytes in int8",
+            f"{final['param_bytes']:,}, biases and what else stays float32 with four bytes each; {final['scale_bytes']:,} of scales besides",
+        )
+        yield (
+            "val in float32",
+            f"{floats['val_accuracy']:.1%} by the same weights, which decide alike on {floats['agreement']:.1%} of the clips",
+        )
+
+
+def _network(run: Run) -> str:
+    config, final = run.config, run.final
     classes, full, own = config["data"]["classes"], tuple(config["input"]), tuple(config["train_input"])
-    cost = count_network(config["architecture"], full, len(classes))
+    network = final["architecture"]
+    cost = count_network(network, full, len(classes))
     rows = [
-        ("notation", f"`{config['architecture']}`"),
-        *([("name", f"`{config['preset']}`")] if config.get("preset") not in (None, config["architecture"]) else []),
+        ("notation", f"`{network}`"),
+        *([("pruned from", f"`{config['architecture']}`, {_pruned(final)}")] if final.get("steps") else []),
+        *(
+            [("name", f"`{config['preset']}`")]
+            if config.get("preset") not in (None, network) and network == config["architecture"]
+            else []
+        ),
         ("input", f"raw log-mel (B, 1, {own[0]}, {own[1]}): B x 1 x frames x mels; normalised inside the network"),
         ("output", "logits (B, K), K the classes in the order below"),
         ("classes", ", ".join(map(_cell, classes))),
@@ -419,10 +465,11 @@ def _network(config: Mapping[str, Any]) -> str:
             "bytes of params",
             ", ".join(f"{cost.param_bytes(dtype):,} as {dtype}" for dtype in ("float32", "float16", "int8")),
         ),
+        *_int8_rows(final),
         (f"MACs at {full[0]}x{full[1]}", f"{cost.macs:,}"),
     ]
     if own != full:
-        at_own = count_network(config["architecture"], own, len(classes))
+        at_own = count_network(network, own, len(classes))
         rows.append((f"MACs at {own[0]}x{own[1]}, the size it was trained at", f"{at_own.macs:,}"))
     return _table(("", ""), rows) + (
         "\n\nParams are all trainable numbers. MACs are the multiply-accumulates of convolutions and linear layers for one "
@@ -525,7 +572,9 @@ def _measured(done: Exported) -> Iterable[str]:
             f"{_latency_line(done.latency)}; {machine['processor']}, {machine['system']}, making the log-mel not included."
         )
     lines = [
-        f"`network.{name}`: logits differ from torch's by at most {found['greatest_difference']:.2g} on {found['input']}"
+        f"`{_PROGRAMS[name]}`: logits differ from torch's by at most {found['greatest_difference']:.2g} on {found['input']}"
+        if "greatest_difference" in found
+        else f"`{_PROGRAMS[name]}`: decides like torch on {found['agreement']:.1%} of {found['input']}"
         for name, found in done.parity.items()
     ]
     if lines:
@@ -573,7 +622,9 @@ def _retrain_command(run: Run) -> str | None:
     if config.get("study") is None:
         values = {"architecture": config.get("preset") or config["architecture"], "data": data["source"]}
         values |= {"subset": data.get("subset"), "fold": data.get("fold")}
-    values |= {"recipe": config["recipe"]["name"], "epochs": config.get("epochs"), "seed": config["seed"]}
+    recipe = config["recipe"]
+    values |= {"recipe": recipe["name"], "epochs": config.get("epochs"), "seed": config["seed"]}
+    values |= {name.replace("_", "-"): recipe.get(name) for name in ("prune", "prune_steps", "precision")}
     values |= {"device": config.get("device"), "accumulate": config.get("accumulate")}
     values |= {"tta": config.get("tta") or (run.scores or {}).get("tta", {}).get("draws")}
     options = [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]

@@ -40,6 +40,13 @@ class Recipe:
     `multitask` 'sum' or 'pcgrad' has the network name super-classes too, at `super_weight`; `super_classes` is a csv of them for data that
     `trainers.super_classes` does not know. `impulses` are device responses, 'generated' or a folder of wav files, which a clip passes with
     `impulse_probability`. `digests` says what these files held: (path as given, SHA-256), written by `trainers.teachers.sealed`.
+
+    `prune` is the share of the params that the network loses while it trains, in `prune_steps` steps of equal shares that lie between the
+    shares `prune_from` and `prune_until` of the clips: one lies in the middle of them, many around it.
+
+    `precision` is that of the network that comes of it: 'float32'; 'int8-ptq', quantised after the training; 'int8-qat', fake-quantised
+    in training from the share `quantise_from` of the clips on; 'int8-qat-scratch', from the first batch. Of what lies behind
+    `quantise_from`, ranges and batch norm are frozen in the last sixth.
     """
 
     name: str
@@ -77,6 +84,12 @@ class Recipe:
     impulses: str = "none"
     impulse_probability: float = 0.6
     digests: tuple[tuple[str, str], ...] = ()
+    prune: float = 0.0
+    prune_steps: int = 1
+    prune_from: float = 0.3
+    prune_until: float = 0.7
+    precision: str = "float32"
+    quantise_from: float = 0.8
 
     def __post_init__(self) -> None:
         """Check what tells a teaching. Raises `UserError`."""
@@ -132,15 +145,31 @@ class Recipe:
 
         What the files it names hold does not count: that a training goes on with another teacher under the same name is to be noticed.
         """
-        mine = replace(self, digests=())
+        became = f"-pruned{self.prune:g}x{self.prune_steps}" if self.prune else ""
+        became += f"-{self.precision}" if self.precision != "float32" else ""
+        mine = replace(self, digests=(), prune=0.0, prune_steps=1, precision="float32")
         if self.name in RECIPES and mine == RECIPES[self.name]():
-            return self.name
-        return f"{self.name}-with-{hashlib.sha256(json.dumps(mine.record(), sort_keys=True).encode()).hexdigest()[:8]}"
+            return self.name + became
+        digest = hashlib.sha256(json.dumps(mine.record(), sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.name}-with-{digest}{became}"
 
     @property
     def cycles(self) -> tuple[float, ...]:
         """Shares of the clips at which the schedule's cycles end; the last is 1."""
         return tuple(1 / self.stretch**left for left in range(self.restarts, -1, -1))
+
+
+PRECISIONS = ("float32", "int8-ptq", "int8-qat", "int8-qat-scratch")
+
+
+def changed(
+    recipe: Recipe, prune: float | None = None, prune_steps: int | None = None, precision: str | None = None
+) -> Recipe:
+    """The recipe with these values, where they are not None. Raises `UserError` for a precision that is not known."""
+    given: dict[str, Any] = {"prune": prune, "prune_steps": prune_steps, "precision": precision}
+    if precision not in (None, *PRECISIONS):
+        raise unknown("precision", str(precision), PRECISIONS)
+    return replace(recipe, **{name: value for name, value in given.items() if value is not None})
 
 
 def short() -> Recipe:

@@ -26,6 +26,7 @@ from search_space.families import Network
 from search_space.inference import inference_form
 from search_space.model import build_model
 from trainers.augment import Moment, augment, spec_augment
+from trainers.changes import Changes
 from trainers.config import Recipe
 from trainers.inputs import Inputs, Split
 from trainers.lessons import Lesson
@@ -54,13 +55,13 @@ State = dict[str, Any]
 """What a training's next batch depends on, as tensors and plain values: `Course.state`, to be kept in a checkpoint."""
 
 
-_COURSE = ("epoch", "batch", "clips", "loss_sum", "correct", "seconds", "cycle")
+_COURSE = ("epoch", "batch", "clips", "loss_sum", "correct", "seconds", "cycle", "network", "history", "phase")
 
 
 @dataclass
 class Course:
-    """Where a training stands between two batches: finished epochs, batches and clips of the one under way with what they added up to, and
-    finished cycles of the schedule."""
+    """Where a training stands between two batches: finished epochs, batches and clips of the one under way with what they added up to,
+    finished cycles of the schedule, and what the network has become (`trainers.changes`)."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -73,6 +74,9 @@ class Course:
     correct: int = 0
     seconds: float = 0.0
     cycle: int = 0
+    network: str = ""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    phase: int = 0
     generator: torch.Generator | None = None
     draws: dict[str, Tensor] | None = None
 
@@ -132,7 +136,7 @@ class Course:
 @dataclass(frozen=True)
 class Epoch:
     """What stands after a finished epoch: its row for the curve, `predict`'s answer on val where it was judged, and all that the
-    next epoch starts from."""
+    next epoch starts from, what the network has become (`Course`) included."""
 
     row: dict[str, Any]
     judged: tuple[np.ndarray, np.ndarray] | None
@@ -169,10 +173,16 @@ def train(
     """
     model = seeded_model(network, len(inputs.classes), seed, inputs.size[1], like).to(device)
     lesson = Lesson(recipe, inputs, model, seed)
-    course = Course(model, _optimizer(nn.ModuleList([model, lesson]), recipe), device, lesson)
+
+    def optimize(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+        return _optimizer(nn.ModuleList([model, lesson]), recipe)
+
+    course = Course(model, optimize(model, recipe), device, lesson, network=str(network))
+    changes = Changes(network, recipe, inputs, clips, optimize)
     if start is not None:
+        changes.rebuild(course, start)
         course.restore(start)
-    optimizer, train_split = course.optimizer, inputs.splits["train"]
+    model, optimizer, train_split = course.model, course.optimizer, inputs.splits["train"]
     corrections = inputs.corrections if recipe.correction else None
     bfloat16 = bfloat16_pays(device, model)
     epochs = n_epochs(clips, len(train_split), recipe)
@@ -194,6 +204,9 @@ def train(
                 course.cycle += 1
                 _check_finite(model, f"after {seen} clips")
                 on_rung(course, rung_clips(recipe, clips)[course.cycle - 1], seen)
+            if changes.happen(course, progress, seen):
+                model, optimizer = course.model, course.optimizer
+                bfloat16 = bfloat16_pays(device, model)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * schedule(recipe, progress)
             logmel_BTF = inputs.normalise(train_split.batch(index_B, device))
@@ -371,6 +384,8 @@ def bfloat16_pays(device: torch.device, model: nn.Module) -> bool:
     3x1, dilation 2 along time: the gradient of its weights has a relative error of 1.3 up to infinity, and is another each time, as if read from memory
     that nobody wrote; without dilation 0.01.
     """
+    if getattr(model, "float32_only", False):
+        return False
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     if any(_dilated(module) for module in model.modules()):

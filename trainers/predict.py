@@ -527,7 +527,7 @@ def _document(
     return {
         "run": str(run.path),
         "kind": config.get("kind"),
-        "architecture": config["architecture"],
+        "architecture": run.final["architecture"],
         "data": data["name"],
         "synthetic": data["synthetic"],
         "front_end": data["front_end"],

@@ -37,6 +37,9 @@ from trainers.runs import Run
 # Assumed: a hundred times what reordered float32 sums differ by, and far below what changes a decision.
 TOLERANCE = 1e-4
 PROBES = 8
+# Assumed: enough clips to see that an int8 program decides as torch does, few enough to be read at once.
+INT8_PROBES = 100
+INT8_APART = 100
 METADATA = "metadata.json"
 """The name under which a torch.export program holds its metadata (`extra_files` of `torch.export.load`)."""
 
@@ -74,11 +77,13 @@ class Probe:
 
 @dataclass(frozen=True)
 class Program:
-    """A program's file, `call` as it runs when read back from it, and how far its logits are from torch's at most."""
+    """A program's file, `call` as it runs when read back from it, how far its logits are from torch's at most, and on which share of the probe's
+    clips both decide alike."""
 
     content: bytes
     call: Call
     greatest_difference: float
+    agreement: float = 1.0
 
 
 def check_onnx_installed() -> None:
@@ -144,7 +149,7 @@ def metadata(run: Run) -> dict[str, str]:
         else ""
     )
     return {
-        "network": config["architecture"],
+        "network": run.final["architecture"],
         "input": (
             f"logmel (batch, 1, {frames}, {mels}): ln(mel power + log_floor), centred frames, Hann window, not normalised "
             f"(the program does that){reduced}"
@@ -170,6 +175,31 @@ def make_onnx(network: nn.Module, probe: Probe, notes: Mapping[str, str]) -> Pro
 
     Raises: UserError when it cannot be written or its logits differ from torch's by more than `TOLERANCE`.
     """
+    content = _onnx(network, probe, notes)
+    call = _onnx_call(content)
+    return Program(content, call, _checked("ONNX", call, network, probe))
+
+
+def make_onnx_int8(network: nn.Module, probe: Probe, notes: Mapping[str, str]) -> Program:
+    """An int8 network as ONNX with its roundings as pairs of QuantizeLinear and DequantizeLinear and its weights int8, checked with onnxruntime.
+
+    Logits are no measure here: where a sum lies between two steps, the order of adding decides which it is rounded to, and one step of a map
+    moves what follows. What must be alike is what both decide.
+
+    Raises: UserError when it cannot be written, or decides otherwise than torch on more than one in `INT8_APART` of the probe's clips.
+    """
+    content = _onnx(network, probe, notes)
+    call = _onnx_call(content)
+    ours_BK, theirs_BK = call(probe.logmel_BCTF), as_call(network)(probe.logmel_BCTF)
+    agreement = float((ours_BK.argmax(1) == theirs_BK.argmax(1)).mean())
+    if not np.isfinite(ours_BK).all() or (1 - agreement) * len(ours_BK) > max(1.0, len(ours_BK) / INT8_APART):
+        raise UserError(
+            f"the int8 ONNX program decides like torch on {agreement:.1%} of {probe.title} only: nothing is written"
+        )
+    return Program(content, call, float(np.abs(ours_BK - theirs_BK).max()), agreement)
+
+
+def _onnx(network: nn.Module, probe: Probe, notes: Mapping[str, str]) -> bytes:
     check_onnx_installed()
     import onnx
 
@@ -181,9 +211,8 @@ def make_onnx(network: nn.Module, probe: Probe, notes: Mapping[str, str]) -> Pro
     _tidy(model)
     onnx.helper.set_model_props(model, dict(notes))
     onnx.checker.check_model(model, full_check=True)
-    content = model.SerializeToString()
-    call = _onnx_call(content)
-    return Program(content, call, _checked("ONNX", call, network, probe))
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def make_pt2(network: nn.Module, probe: Probe, notes: Mapping[str, str]) -> Program:
@@ -207,6 +236,7 @@ def make_pt2(network: nn.Module, probe: Probe, notes: Mapping[str, str]) -> Prog
 
 
 PROGRAMS: dict[str, Callable[[nn.Module, Probe, Mapping[str, str]], Program]] = {"onnx": make_onnx, "pt2": make_pt2}
+"""Programs of any network; an int8 one has `make_onnx_int8`."""
 
 
 def latency_ms(calls: Mapping[str, Call], logmel_BCTF: NDArray[np.float32]) -> dict[str, float]:

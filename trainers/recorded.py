@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from search_space.complexity import count_network
 from search_space.errors import UserError
 from search_space.families import Network
 from search_space.model import build_model
@@ -30,6 +31,7 @@ from trainers.inputs import Inputs
 from trainers.loop import Course, Epoch, Paused, State, Stopped, n_epochs, named_predictions, predictions, train
 from trainers.memory import is_memory_full
 from trainers.metrics import log_loss
+from trainers.quantisation import INT8, FakeQuantised, converted, load_int8, post_training, save_int8
 from trainers.runs import Predictions, Run, write_atomic
 
 # Assumed: no more than that of an epoch is lost by a kill, and saving takes no share of the time that matters.
@@ -86,6 +88,9 @@ def train_recorded(
     rows: list[dict[str, Any]] = list(start["rows"]) if start else []
     status = _Status(run, epochs, clips, begun_at=_seen(start, n_train) if start else 0)
     judged: tuple[np.ndarray, np.ndarray] | None = None
+    became: tuple[str, list[dict[str, Any]]] = str(network), []
+    if start:
+        became = start.get("network", became[0]), start.get("history", became[1])
     saved_s = time.monotonic()
 
     def save(state: State, curve: list[dict[str, Any]]) -> None:
@@ -121,8 +126,12 @@ def train_recorded(
             raise Paused(rung, said.accuracy)
 
     def finish(epoch: Epoch) -> None:
-        nonlocal judged
+        nonlocal judged, became
         judged = epoch.judged
+        if history := epoch.state["history"]:
+            epoch.row["params"] = history[-1]["params"]
+        became = epoch.state["network"], epoch.state["history"]
+        _write_final(run, *became)
         save(epoch.state, [*rows, epoch.row])
         rows.append(epoch.row)  # finished once it is kept
         run.append_metrics(epoch.row)
@@ -131,6 +140,7 @@ def train_recorded(
 
     try:
         run.write_metrics(rows)
+        _write_final(run, *became)
         status.running(_epochs(rows), status.begun_at)
         model = train(
             *(network, inputs, recipe, clips, seed, device),
@@ -142,8 +152,13 @@ def train_recorded(
             on_batch=before_batch,
             on_rung=at_rung,
         )
-        said = named_predictions(judged, inputs.splits["val"]) if judged else predictions(model, inputs, "val", device)
-        save_weights(run, model, inputs)
+        if recipe.precision == "float32":
+            said = (
+                named_predictions(judged, inputs.splits["val"]) if judged else predictions(model, inputs, "val", device)
+            )
+            save_weights(run, model, inputs)
+        else:
+            model, said = _quantised(run, model, became, recipe.precision, inputs, rows, device)
         run.write_predictions("val", said)
     except BaseException as error:
         with contextlib.suppress(OSError):  # on a full disk the old status stays, of a process that is gone
@@ -187,6 +202,59 @@ def _seen(state: State, n_train: int) -> int:
     return int(state["epoch"] * n_train + state.get("clips", 0))
 
 
+def _write_final(run: Run, network: str, history: list[dict[str, Any]], **quantised: Any) -> None:
+    """Keep in the run's record what the network has become so far, where it is another one than it began as."""
+    if not history and not quantised:
+        return
+    config = run.config
+    size, n_classes = tuple(config["input"]), len(config["data"]["classes"])
+    cost = count_network(network, size, n_classes)
+    steps = [{**step, "macs": count_network(step["architecture"], size, n_classes).macs} for step in history]
+    final = {"architecture": network, "params": cost.params, "macs": cost.macs, "steps": steps, **quantised}
+    run.write_json("run.json", {**config, "final": final})
+
+
+def _quantised(
+    run: Run,
+    model: nn.Module,
+    became: tuple[str, list[dict[str, Any]]],
+    precision: str,
+    inputs: Inputs,
+    rows: list[dict[str, Any]],
+    device: torch.device,
+) -> tuple[nn.Module, Predictions]:
+    """The trained network in int8 and its predictions on val, both forms of its weights kept; the curve's last row gets both forms' accuracies."""
+    network, history = became
+    floats = build_model(network, len(inputs.classes), inputs.size[1])
+    if isinstance(model, FakeQuantised):
+        floats = model.give_back(floats.to(device)).cpu()
+        int8 = converted(model, floats, inputs.size)
+    else:
+        floats.load_state_dict({name: tensor.cpu() for name, tensor in model.state_dict().items()})
+        int8 = post_training(floats, inputs)
+    before = predictions(floats.to(device), inputs, "val", device)
+    said = predictions(int8.to(device), inputs, "val", device)
+    agreement = float((before.probabilities_NK.argmax(1) == said.probabilities_NK.argmax(1)).mean())
+    size = int8.size()
+    _write_final(
+        *(run, network, history),
+        precision=precision,
+        param_bytes=size.params,
+        scale_bytes=size.scales,
+        float32={"val_accuracy": before.accuracy, "agreement": agreement},
+    )
+    save_weights(run, floats, inputs)
+    notes = {"architecture": network, "precision": precision, "train_input": list(inputs.size)}
+    save_int8(run.path / INT8, int8, (inputs.mean_F, inputs.std_F), notes)
+    rows[-1] |= {
+        "val_accuracy": said.accuracy,
+        "val_loss": log_loss(said.probabilities_NK, said.labels_N),
+        "val_accuracy_float32": before.accuracy,
+    }
+    run.write_metrics(rows)
+    return int8, said
+
+
 def save_weights(run: Run, model: nn.Module, inputs: Inputs) -> None:
     """Keep the network's parameters and buffers beside the normalisation of its input, in one safetensors file."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -194,10 +262,16 @@ def save_weights(run: Run, model: nn.Module, inputs: Inputs) -> None:
     write_atomic(run.weights_path, lambda file: file.write(save(tensors)))
 
 
-def load_model(run: Run) -> nn.Sequential:
+def is_int8(run: Run) -> bool:
+    """Whether the network that the run made, and was scored with, is an int8 one."""
+    return bool(run.final.get("precision"))
+
+
+def load_model(run: Run, precision: str | None = None) -> nn.Sequential:
     """The run's network with its weights, in eval mode on the CPU: raw log-mel (B, 1, T, F) in, logits (B, K) out.
 
-    T x F is the size it was trained at (`run.config["train_input"]`). Raises `UserError` when the weights are missing or another network's.
+    Of a run that made an int8 network it is that one, with `precision` 'float32' the one of floats that it was made of. T x F is the size
+    it was trained at (`run.config["train_input"]`). Raises `UserError` when the weights are missing or another network's.
     """
     config = run.config
     if not run.weights_path.exists():
@@ -208,14 +282,17 @@ def load_model(run: Run) -> nn.Sequential:
         raise UserError(
             f"{run.weights_path} is torn or no safetensors file ({error}); train this network again"
         ) from error
-    model = build_model(config["architecture"], len(config["data"]["classes"]), config["train_input"][1])
+    network = run.final["architecture"]
+    model = build_model(network, len(config["data"]["classes"]), config["train_input"][1])
+    if precision != "float32" and is_int8(run):
+        frames, mels = config["train_input"]
+        int8, mean_F, std_F = load_int8(run.path / INT8, model, (frames, mels))
+        return nn.Sequential(Normalise(mean_F, std_F), int8)
     normalise = Normalise(tensors.pop(MEAN), tensors.pop(STD))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise UserError(
-            f"{run.weights_path} holds the weights of another network than {config['architecture']}"
-        ) from error
+        raise UserError(f"{run.weights_path} holds the weights of another network than {network}") from error
     return nn.Sequential(normalise, model).eval()
 
 
@@ -304,5 +381,5 @@ def _read_checkpoint(path: Path) -> State | str:
 def _identity(run: Run) -> str:
     """What a checkpoint must agree with: network, recipe, length, seed, parts of a batch and data."""
     config = run.config
-    values = [config[key] for key in ("architecture", "recipe", "clips", "seed")]
+    values = [config["architecture"], config["recipe"], config["clips"], config["seed"]]
     return "|".join(map(str, [*values, config.get("accumulate", 1), config["data"]["digest"]]))

@@ -30,8 +30,9 @@ from search_space.comparators import COMPARATORS
 from search_space.complexity import count_network
 from search_space.errors import UserError, open_console, run_command
 from search_space.presets import check_network, preset_name, resolve
+from trainers.changes import check_changes
 from trainers.clips import record_name
-from trainers.config import DEFAULT_RECIPE, RECIPES, Recipe, get_recipe
+from trainers.config import DEFAULT_RECIPE, PRECISIONS, RECIPES, Recipe, changed, get_recipe
 from trainers.datasets import DEFAULT_FOLD, Dataset
 from trainers.features import Features
 from trainers.inputs import Inputs, data_record, load_inputs
@@ -39,7 +40,7 @@ from trainers.loop import Diverged, Stopped, precision, predictions, resolve_dev
 from trainers.memory import is_memory_full
 from trainers.metrics import scores
 from trainers.opening import open_data, reopen_data
-from trainers.recorded import has_checkpoint, load_model, train_recorded
+from trainers.recorded import has_checkpoint, is_int8, load_model, train_recorded
 from trainers.runs import (
     Predictions,
     Run,
@@ -99,6 +100,7 @@ class Plan:
                 f"--accumulate is from 1 to {recipe.batch_size // 2}, which leaves two of the batch's {recipe.batch_size} clips in a "
                 f"part, not {self.accumulate}"
             )
+        check_changes(recipe)
         check_seed(self.seed)
 
 
@@ -114,6 +116,9 @@ def retrain(
     epochs: int | None = None,
     recipe: str = DEFAULT_RECIPE,
     teaching: Mapping[str, Any] | None = None,
+    prune: float | None = None,
+    prune_steps: int | None = None,
+    precision: str | None = None,
     seed: int = 0,
     device: str | None = None,
     resume: bool = False,
@@ -131,7 +136,7 @@ def retrain(
     was, the training cannot go on (memory, disk, a loss that is not finite), or an unfinished run lies in the way and `resume` was not asked for.
     """
     console = console or open_console(stderr=True)
-    chosen = with_options(get_recipe(recipe), **(teaching or {}))
+    chosen = changed(with_options(get_recipe(recipe), **(teaching or {})), prune, prune_steps, precision)
     epochs = chosen.epochs if epochs is None else epochs
     plan = Plan(
         chosen, epochs, seed, resolve_device(device or "auto"), tta or 0, 1 if accumulate is None else accumulate
@@ -371,6 +376,12 @@ def _train_and_score(
     said = predictions(model, inputs, "test", device, check=check)
     run.write_predictions("test", said)
     found = {"split": "test", **scores(said, dataset.classes, seen)}
+    if is_int8(run):
+        check()
+        _, floats = load_model(run, "float32")
+        found["float32"] = scores(
+            predictions(floats.to(device), inputs, "test", device, check=check), dataset.classes, seen
+        )
     if tta:
         views = predictions(model, inputs, "test", device, draws=tta, recipe=recipe, check=check)
         found["tta"] = {"draws": tta, **scores(views, dataset.classes, seen)}
@@ -514,6 +525,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--epochs", type=int, help="passes over all training clips (default: the recipe's, 60 or the paper's 200)")
     add("--recipe", default=DEFAULT_RECIPE, help=f"one of {', '.join(RECIPES)} (default: {DEFAULT_RECIPE})")
     add_options(parser)
+    add("--prune", type=float, metavar="SHARE", help="channels go while it trains until this share of the params has")
+    add("--prune-steps", type=int, metavar="N", help="in so many steps, each followed by training (default: 1)")
+    add("--precision", choices=PRECISIONS, help="of the network that comes of it (default: float32)")
     add("--seed", type=int, default=0)
     add("--seeds", type=int, default=1, metavar="N", help="train with seeds SEED, SEED + 1, ..., one after the other")
     add("--device", help="auto, cpu, cuda or cuda:N (default: auto, or where the run began)")

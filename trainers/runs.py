@@ -84,6 +84,13 @@ class Run:
         return config
 
     @property
+    def final(self) -> dict[str, Any]:
+        """What the training made of its network: architecture, params and macs (at the full input), and, of one that shrank or was quantised,
+        the steps of that and its `param_bytes`. Of any other the network that it began with."""
+        config = self.config
+        return config.get("final") or {key: config.get(key) for key in ("architecture", "params", "macs")}
+
+    @property
     def status(self) -> dict[str, Any]:
         """state, epoch, epochs, clips_seen, eta_s, pid, pid_started, updated, error: as the run last wrote it, true or not any more."""
         return self._json("status.json")

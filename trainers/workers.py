@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainers.config import Recipe
+from trainers.config import Recipe, changed
 from trainers.datasets import Dataset
 from trainers.features import FrontEnd, prepare
 from trainers.inputs import MEMORY_SHARE, Inputs, load_inputs
@@ -234,11 +234,12 @@ def measure_candidate(architectures: list[str]) -> float:
     val = worker.inputs.splits["val"]
     few = dataclasses.replace(worker.inputs, splits={**worker.inputs.splits, "val": val.first(batch)})
     without_val = dataclasses.replace(few, splits={"train": few.splits["train"]})
+    recipe = changed(task.recipe, prune=0.0, precision="float32")  # a few batches leave no room for more
     for text in architectures:
-        train(text, without_val, task.recipe, batch, 0, worker.device, on_batch=worker.check)
+        train(text, without_val, recipe, batch, 0, worker.device, on_batch=worker.check)
         began = time.monotonic()
         clips = batch * _ESTIMATE_BATCHES
-        train(text, without_val, task.recipe, clips, 0, worker.device, on_batch=worker.check)
+        train(text, without_val, recipe, clips, 0, worker.device, on_batch=worker.check)
         trained_s = (time.monotonic() - began) / clips
         model = seeded_model(text, len(few.classes), 0, few.size[1]).to(worker.device)
         began = time.monotonic()
