@@ -16,7 +16,7 @@ from trainers.inputs import Inputs
 from trainers.quantisation import FROZEN_SHARE, FakeQuantised, check_torchao
 
 if TYPE_CHECKING:
-    from search_space.architecture import Architecture
+    from search_space.families import Network
     from trainers.loop import Course, State
 
 
@@ -29,7 +29,7 @@ class Changes:
 
     def __init__(
         self,
-        network: str | Architecture,
+        network: str | Network,
         recipe: Recipe,
         inputs: Inputs,
         clips: int,

@@ -220,7 +220,7 @@ class _DssdnFamily(Family):
 
     def spec(self, network: object) -> Architecture | None:
         if isinstance(network, str) and (network in NETWORKS or network.startswith("dssdn_")):
-            return resolve(network)
+            network = resolve(network)
         return network if isinstance(network, Architecture) else None
 
     def why_not(self, spec: Architecture) -> str:
