@@ -413,7 +413,7 @@ class TestGoingOn:
         again(runs, folder)
         config = run.config
         run.write_json("run.json", {**config, "recipe": {**config["recipe"], "lr": 1.0}})
-        with pytest.raises(UserError, match=r"was trained by an earlier recipe 'strong' \(lr\)"):
+        with pytest.raises(UserError, match=r"was trained by an earlier recipe 'strong' \(lr 1.0, now 0.008\)"):
             again(runs, folder)
 
     def test_anothers_checkpoint_is_refused_and_none_left_ends_it(self, runs: Path, folder: Path, run: Run) -> None:
