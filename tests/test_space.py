@@ -196,5 +196,8 @@ def test_nothing_drawn_exceeds_the_largest():
 def test_a_pick_from_elsewhere_and_an_unknown_space_are_refused():
     with pytest.raises(UserError, match=r"depth is one of \[2, 3, 4, 5, 6\]; got 7"):
         get_space().sample(lambda _, options: 7)
-    with pytest.raises(UserError, match=r"unknown space 'x'; known: \['all', 'cp-mobile', 'dssdn', 'dssdn-blocks', 'dssdn-wide', 'rep-mobile'\]"):
+    with pytest.raises(
+        UserError,
+        match=r"unknown space 'x'; known: \['all', 'cp-mobile', 'dssdn', 'dssdn-blocks', 'dssdn-wide', 'rep-mobile'\]",
+    ):
         get_space("x")
