@@ -9,7 +9,8 @@ from typing import Any
 from search_space.comparators import COMPARATORS
 from search_space.complexity import BYTES, count_network, parse_input
 from search_space.errors import open_console, run_command
-from search_space.presets import NETWORKS, check_network, preset_name, resolve
+from search_space.families import family_of
+from search_space.presets import DESCRIBED, NETWORKS, check_network, preset_name, resolve
 
 
 def describe(network: str, input: tuple[int, int], n_classes: int) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command: a table for people, or with `--json` one JSON document on stdout."""
     parser = argparse.ArgumentParser(prog="python -m search_space.describe", description=__doc__)
     parser.add_argument(
-        "network", help=f"{', '.join((*NETWORKS, *COMPARATORS))}, or a notation such as {NETWORKS['dssdn-large']}"
+        "network", help=f"{', '.join((*DESCRIBED, *COMPARATORS))}, or a notation such as {NETWORKS['dssdn-large']}"
     )
     parser.add_argument("--input", default="431x256", help="frames x mels (default: 431x256, the paper's 10 s)")
     parser.add_argument("--classes", type=int, default=10, help="number of classes (default: 10)")
@@ -69,7 +70,8 @@ def _print_table(network: dict[str, Any]) -> None:
     last = None
     for layer in network["layers"]:
         name = layer["name"]
-        part = name.split(".")[: 2 if name.startswith("blocks") else 1]
+        first, *_ = names = name.split(".")
+        part = names[: {"blocks": 2, "stages": 3}.get(first, 1)]
         if last not in (None, part):
             table.add_section()
         last = part
@@ -83,6 +85,8 @@ def _print_table(network: dict[str, Any]) -> None:
         console.print(network["preset"], style="bold")
     if network["architecture"]:
         console.print(network["architecture"], soft_wrap=True)
+        if family_of(resolve(network["architecture"])) != "dssdn":
+            console.print("counted as it is deployed: batch norm folded into convolutions, branches merged")
     console.print(f"input {frames} frames x {mels} mels, {network['n_classes']} classes")
     console.print(table)
     facts = Table(box=None, show_header=False, pad_edge=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from search_space.comparators import COMPARATORS, TAU_2020, TAU_2022
+from search_space.comparators import COMPARATORS, PRINTED, TAU_2020, TAU_2022
 from search_space.tables import DSSDN
 from trainers.tau import EDITIONS, OLDER_2020
 
@@ -30,6 +30,7 @@ def published_on(data: Mapping[str, Any]) -> list[Mark]:
             known = {
                 **{key: printed for key, (printed, _) in DSSDN.items()},
                 **{key: comparator.published for key, comparator in COMPARATORS.items()},
+                **{key: printed.published for key, printed in PRINTED.items()},
             }
             return [
                 Mark(key, printed.accuracy / 100, printed.params, printed.macs)
