@@ -228,7 +228,7 @@ def _export_run(console: Console, run: Run, formats: tuple[str, ...], out: Path 
         for split in ("val", "test"):
             if (said := run.predictions(split)) is not None:
                 tables[f"predictions-{split}.csv"] = _predictions_frame(said, run.config["data"]["classes"])
-    names: dict[str, Sequence[str]] = {format: [name] for format, name in _PROGRAMS.items()} | {"card": ["card.md"]}
+    names: dict[str, Sequence[str]] = {"card": ["card.md"], **{format: [name] for format, name in _PROGRAMS.items()}}
     names = {format: list(tables) if format == "csv" else names[format] for format in formats}
     if {"onnx", "onnx-int8"} & set(formats):
         from trainers.programs import check_onnx_installed

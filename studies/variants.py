@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from search_space.errors import UserError, unknown
 from search_space.operators import OPERATORS
 from search_space.presets import PRESETS
 from search_space.space import get_space
-from trainers.config import RECIPES, Recipe, mixstyle, paper
+from trainers.config import PRECISIONS, RECIPES, Recipe, mixstyle, paper
 
 ARCHITECTURE, RECIPE, FRONT_END = "architecture", "recipe", "front end"
 # Assumed: more combinations than that nobody waits for.
@@ -26,6 +27,8 @@ MOST_COMBINATIONS = 64
 # Source: 0.1 is BSConv's weight of the orthonormal loss, its authors tried powers of ten (arXiv 2003.13549); the paper names none.
 ORTHONORMAL = ("0", "0.01", "0.1", "1")
 LABEL_SMOOTHING = ("0", "0.1", "0.2")
+# Assumed: half of the params, and steps small enough to be many; Rep-Mobile (arXiv 2410.20775) names neither in its abstract.
+PRUNE, PRUNE_STEPS = 0.5, 8
 
 
 @dataclass(frozen=True)
@@ -411,10 +414,41 @@ def _recipe_factors(base: Setting, recorders: int) -> Iterator[Factor]:
     )
     yield weight("label_smoothing", LABEL_SMOOTHING)
 
+    yield _prune(base)
+    yield _precision(base)
+
     def other(setting: Setting, level: str) -> Setting:
         return replace(setting, recipe=RECIPES[level]())
 
     yield Factor("recipe", RECIPE, recipe.name, tuple(name for name in RECIPES if name != recipe.name), other)
+
+
+def _prune(base: Setting) -> Factor:
+    """The same share of the params removed in one step or in many, both around the same clip; the base's share where it has one."""
+    recipe = base.recipe
+    share = recipe.prune or PRUNE
+
+    def change(setting: Setting, level: str) -> Setting:
+        prune, steps = {"none": (0.0, 1), "one-step": (share, 1), "progressive": (share, PRUNE_STEPS)}[level]
+        return replace(setting, recipe=replace(setting.recipe, prune=prune, prune_steps=steps))
+
+    level = "none" if not recipe.prune else "one-step" if recipe.prune_steps == 1 else "progressive"
+    grouped = any(dict(block.options).get("groups", 1) != 1 for block in base.network.blocks)
+    reason = "its 1x1 convolutions have groups, which tie channels to one another" if grouped else ""
+    options = tuple(other for other in ("none", "one-step", "progressive") if other != level)
+    return Factor("prune", RECIPE, level, () if reason else options, change, reason)
+
+
+def _precision(base: Setting) -> Factor:
+    """Floats, and the ways to int8."""
+    level = base.recipe.precision
+    reason = "" if find_spec("torchao") else "int8 needs the package torchao: pip install -e '.[int8]'"
+
+    def change(setting: Setting, to: str) -> Setting:
+        return replace(setting, recipe=replace(setting.recipe, precision=to))
+
+    options = () if reason else tuple(other for other in PRECISIONS if other != level)
+    return Factor("precision", RECIPE, level, options, change, reason)
 
 
 def _front_end_factors(base: Setting) -> Iterator[Factor]:
