@@ -38,6 +38,7 @@ def _arm(ablation: Ablation, jobs: list[Job], tested: bool) -> contrasts.Arm:
         "train_input": list(ablation.train_input(variant, fold)),
         "runs": [run.path.name for run in runs],
         "finals": [final["architecture"] for final in finals],
+        "param_bytes": round(statistics.fmean(final.get("param_bytes") or 4 * final["params"] for final in finals)),
     }
     return contrasts.Arm(
         variant=variant.label if variant.changes else name_of(setting.network),

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from importlib.util import find_spec
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from trainers.config import (
     GENERATED,
     KL_REDUCTIONS,
     MULTITASKS,
+    PRECISIONS,
     RECIPES,
     Recipe,
     mixstyle,
@@ -42,10 +44,14 @@ LABEL_SMOOTHING = ("0", "0.1", "0.2")
 _FIELDS = [field.name for field in fields(Recipe)]
 TEACHING = tuple(_FIELDS[_FIELDS.index("teachers") : _FIELDS.index("digests") + 1])
 """The fields of a recipe about what is learned besides labels: another recipe that says nothing of it keeps the base's."""
+BECOMING = tuple(_FIELDS[_FIELDS.index("prune") :])
+"""Those about what the network becomes, which other recipes leave as they are."""
 # Assumed: around the published 2, 0.98 and 0.1 (CP-Mobile's code; joint feature and output distillation, DCASE 2025).
 TEMPERATURE = ("1", "2", "4")
 SOFT_WEIGHT = ("0", "0.5", "0.9", "0.98")
 FEATURE_WEIGHT = ("0.01", "0.1", "1")
+# Assumed: half of the params, and steps small enough to be many; Rep-Mobile (arXiv 2410.20775) names neither in its abstract.
+PRUNE, PRUNE_STEPS = 0.5, 8
 
 
 @dataclass(frozen=True)
@@ -494,11 +500,13 @@ def _recipe_factors(base: Setting, recorders: int) -> Iterator[Factor]:
     )
     yield weight("label_smoothing", LABEL_SMOOTHING)
 
+    yield _prune(base)
+    yield _precision(base)
+
     def other(setting: Setting, level: str) -> Setting:
         then, now = setting.recipe, RECIPES[level]()
-        names = (
-            ("teachers", "feature_teacher") if now.needs_teacher else TEACHING
-        )  # one that says how to be taught is taught so
+        taught = ("teachers", "feature_teacher") if now.needs_teacher else TEACHING  # one that says how is taught so
+        names = (*taught, *BECOMING)
         now = replace(now, **{name: getattr(then, name) for name in names})
         return replace(setting, recipe=sealed(now))
 
@@ -592,6 +600,36 @@ def _value(name: str, text: str) -> str:
     except ValueError:
         raise UserError(f"{name} is a number, not {text!r}") from None
     return f"{getattr(replace(RECIPES['short'](), **value), name):g}"
+
+
+def _prune(base: Setting) -> Factor:
+    """The same share of the params removed in one step or in many, both around the same clip; the base's share where it has one."""
+    recipe = base.recipe
+    share = recipe.prune or PRUNE
+
+    def change(setting: Setting, level: str) -> Setting:
+        prune, steps = {"none": (0.0, 1), "one-step": (share, 1), "progressive": (share, PRUNE_STEPS)}[level]
+        return replace(setting, recipe=replace(setting.recipe, prune=prune, prune_steps=steps))
+
+    level = "none" if not recipe.prune else "one-step" if recipe.prune_steps == 1 else "progressive"
+    grouped = isinstance(base.network, Architecture) and any(
+        dict(block.options).get("groups", 1) != 1 for block in base.network.blocks
+    )
+    reason = "its 1x1 convolutions have groups, which tie channels to one another" if grouped else ""
+    options = tuple(other for other in ("none", "one-step", "progressive") if other != level)
+    return Factor("prune", RECIPE, level, () if reason else options, change, reason)
+
+
+def _precision(base: Setting) -> Factor:
+    """Floats, and the ways to int8."""
+    level = base.recipe.precision
+    reason = "" if find_spec("torchao") else "int8 needs the package torchao: pip install -e '.[int8]'"
+
+    def change(setting: Setting, to: str) -> Setting:
+        return replace(setting, recipe=replace(setting.recipe, precision=to))
+
+    options = () if reason else tuple(other for other in PRECISIONS if other != level)
+    return Factor("precision", RECIPE, level, options, change, reason)
 
 
 def _front_end_factors(base: Setting) -> Iterator[Factor]:

@@ -302,3 +302,26 @@ def test_bad_input_ends_before_training(
     with pytest.raises(UserError, match=message):
         ablate.main([*arguments(tiny_folder, tmp_path / "runs"), *options])
     assert not list(tmp_path.glob("runs/*/*-s0"))
+
+
+def test_what_shrinks_and_what_is_quantised_costs_what_it_has_become(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One schedule and one precision, and the accuracy of the int8 network."""
+    base, factors = "dssdn_c12-16_r0.5_sc_h8", "prune=one-step|progressive,precision=int8-ptq"
+    given = ["--base", base, "--data", str(tiny_folder), "--runs", str(tmp_path), "--name", "smaller", "--seeds", "1"]
+    report = asked(capsys, *given, "--workers", "1", "--budget", "128", "--train-input", "16x16", "--factors", factors)
+    whole, one, many, int8 = report["rows"]
+    assert report["failed"] == {}
+    for row in (one, many):
+        cost = count_network(row["finals"][0], tuple(report["input"]), 3)
+        assert (row["params"], row["macs"]) == (cost.params, cost.macs)
+        assert row["params"] == pytest.approx(whole["params"] / 2, rel=0.07)
+        assert row["macs"] < whole["macs"]
+    assert (int8["params"], int8["macs"]) == (whole["params"], whole["macs"])
+    assert int8["param_bytes"] < whole["param_bytes"] == 4 * whole["params"]
+    run = Run(tmp_path / "smaller" / int8["runs"][0])
+    assert int8["val"] == [run.metrics()[-1]["val_accuracy"]]
+    said = run.predictions("val")
+    assert said is not None
+    assert said.accuracy == int8["val"][0]

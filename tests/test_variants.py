@@ -185,6 +185,31 @@ class TestRecipes:
         assert found["recipe=paper"].setting.recipe == paper()
 
 
+class TestSmaller:
+    """Pruning and int8."""
+
+    def test_schedules_remove_the_same_share(self) -> None:
+        found = {label: v.setting.recipe for label, v in variants("dssdn-small", "prune,precision").items()}
+        told = {label: (recipe.prune, recipe.prune_steps, recipe.precision) for label, recipe in found.items()}
+        assert told == {
+            "prune=one-step": (0.5, 1, "float32"),
+            "prune=progressive": (0.5, 8, "float32"),
+            "precision=int8-ptq": (0, 1, "int8-ptq"),
+            "precision=int8-qat": (0, 1, "int8-qat"),
+            "precision=int8-qat-scratch": (0, 1, "int8-qat-scratch"),
+        }
+
+    def test_a_base_that_shrinks_is_told_apart_from_one_that_does_not(self) -> None:
+        base = dataclasses.replace(setting(), recipe=dataclasses.replace(short(), prune=0.3, prune_steps=4))
+        known = factors(base)["prune"]
+        assert (known.level, known.options) == ("progressive", ("none", "one-step"))
+        recipes = [variant.setting.recipe for variant in one_change(base, {"prune": known})]
+        assert [(recipe.prune, recipe.prune_steps) for recipe in recipes] == [(0.0, 1), (0.3, 1)]
+
+    def test_networks_whose_channels_are_tied_are_not_pruned(self) -> None:
+        assert "groups" in factors(setting("dssdn_c8-12_r0.5_sc.g2_h16"))["prune"].inactive
+
+
 class TestFrontEnds:
     def test_mels_window_and_hop(self) -> None:
         found = variants("dssdn-large", "mels,n_fft,hop")

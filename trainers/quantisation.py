@@ -50,6 +50,13 @@ def check_torchao() -> None:
         raise UserError("int8 needs the package torchao: pip install -e '.[int8]', or choose --precision float32")
 
 
+def _import_torchao() -> None:
+    check_torchao()
+    with _quiet():
+        import torchao.quantization.pt2e.quantize_pt2e
+        import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer  # noqa: F401
+
+
 def hidden_batch_norm(*arguments: Any) -> Tensor:
     """`aten.batch_norm` under a name that torchao's passes do not look for.
 
@@ -61,7 +68,23 @@ def hidden_batch_norm(*arguments: Any) -> Tensor:
     return normed
 
 
-class FakeQuantised(nn.Module):
+class _Graph(nn.Module):
+    """What runs an exported graph."""
+
+    graph: GraphModule
+
+    def forward(self, logmel_BCTF: Tensor) -> Tensor:
+        logits_BK: Tensor = self.graph(logmel_BCTF)
+        return logits_BK
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Graph:
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        with _quiet():
+            copied.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return copied
+
+
+class FakeQuantised(_Graph):
     """A network in training whose weights and maps are rounded as int8 will round them, (B, 1, T, F) to (B, K) logits.
 
     `size` is the T x F that it trains at. In evaluation, and once frozen, no range and no statistic moves. Its float weights stand under the
@@ -73,7 +96,7 @@ class FakeQuantised(nn.Module):
 
     def __init__(self, model: nn.Module, size: tuple[int, int]) -> None:
         super().__init__()
-        check_torchao()
+        _import_torchao()
         from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
         self.frozen = False
@@ -86,7 +109,7 @@ class FakeQuantised(nn.Module):
                 elif node.target is _aten.add_.Tensor and str(node.args[0].target).endswith("num_batches_tracked"):
                     graph.graph.erase_node(node)  # it would count in evaluation as well, and nothing reads it
             graph.recompile()
-            self.graph: GraphModule = prepare_pt2e(graph, _quantiser(fake=True))
+            self.graph = prepare_pt2e(graph, _quantiser(fake=True))
         parameters = dict(self.graph.named_parameters())
         for name, layer in form.named_modules():
             if getattr(layer, "is_cross", False):
@@ -97,10 +120,6 @@ class FakeQuantised(nn.Module):
                 layer.weight = parameters[f"{name}.weight"]
                 self.orthonormal.append(layer)
         self.train()
-
-    def forward(self, logmel_BCTF: Tensor) -> Tensor:
-        logits_BK: Tensor = self.graph(logmel_BCTF)
-        return logits_BK
 
     def train(self, mode: bool = True) -> FakeQuantised:
         """As a module's own, for an exported graph, whose modes are arguments of its operations."""
@@ -149,17 +168,13 @@ class Size(NamedTuple):
     scales: int
 
 
-class Int8(nn.Module):
+class Int8(_Graph):
     """A converted network, (B, 1, T, F) normalised log-mels to (B, K) logits: what each layer reads is rounded to seven bits, its weights are int8."""
 
     def __init__(self, graph: GraphModule, n_corners: int) -> None:
         super().__init__()
         self.graph, self.n_corners = graph, n_corners
         self.training = False
-
-    def forward(self, logmel_BCTF: Tensor) -> Tensor:
-        logits_BK: Tensor = self.graph(logmel_BCTF)
-        return logits_BK
 
     def train(self, mode: bool = True) -> Int8:
         """It only answers."""
@@ -336,7 +351,7 @@ def _exported(form: nn.Module, size: tuple[int, int]) -> GraphModule:
 
 def _observed(model: nn.Module, size: tuple[int, int]) -> GraphModule:
     """The model's inference on the CPU as a graph with an observer on every map and weight that becomes int8, and no batch norm left."""
-    check_torchao()
+    _import_torchao()
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
     form = _one_kernel(model).cpu().eval()
@@ -386,12 +401,14 @@ def _tensor(graph: GraphModule, name: str) -> Tensor:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without torchao's remarks about extensions for GPUs that this flow does not use, and about its own deprecations."""
-    logger = logging.getLogger("torchao")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
