@@ -116,8 +116,11 @@ def front_figure(
         for trace in _coloured(complete, x, colour, on_front, sizes):
             figure.add_trace(trace)
     outline = {"color": VERMILLION, "symbol": "diamond-open", "line": {"width": 2}}
-    above_and_below = [("top center", "bottom center")[i % 2] for i in range(len(presets))]  # neighbours stay readable
-    label = {"mode": "markers+text", "textposition": above_and_below, "textfont": {"color": VERMILLION}}
+    label = {
+        "mode": "markers+text",
+        "textposition": _places(presets[x], complete[x]),
+        "textfont": {"color": VERMILLION},
+    }
     figure.add_trace(
         _networks(
             presets,
@@ -537,6 +540,16 @@ def _floor(trials: pd.DataFrame, x: str, scores: Sequence[float]) -> list[go.Sca
             )
         )
     return traces
+
+
+def _places(costs: pd.Series, among: pd.Series) -> list[str]:
+    """Where the names of points of these costs stand: above and below by turns, so that neighbours stay readable, and inwards at the right edge."""
+    logs = among.astype(float).map(np.log10)
+    edge = logs.min() + 0.7 * (logs.max() - logs.min())
+    return [
+        f"{('top', 'bottom')[index % 2]} {'left' if np.log10(cost) > edge else 'center'}"
+        for index, cost in enumerate(costs)
+    ]
 
 
 def _staircase(complete: pd.DataFrame, x: str) -> go.Scatter:

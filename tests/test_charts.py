@@ -40,8 +40,9 @@ def make_predictions(labels: list[int], said: list[int]) -> Predictions:
 
 
 def clickable(figure):
-    """The traces whose points are networks."""
-    return [trace for trace in figure.data if trace.customdata is not None]
+    """The traces whose points are networks that were scored."""
+    floor = ("failed", "over a cap")
+    return [trace for trace in figure.data if trace.customdata is not None and not trace.name.startswith(floor)]
 
 
 def test_quantities_have_three_figures_and_a_prefix():
@@ -161,7 +162,7 @@ class TestAllTrials:
         assert (list(stopped.y), stopped.customdata) == ([40.0], ([5],))
         assert "stopped after 300 clips" in stopped.hovertext[0]
         over = next(trace for trace in figure.data if trace.name.startswith("over"))
-        assert over.customdata is None
+        assert over.customdata == ([6],)
         assert over.y[0] < 40
         staircase = next(trace for trace in figure.data if trace.mode == "lines")
         assert min(staircase.y) == pytest.approx(70)  # a rung's score is no part of it
@@ -332,7 +333,7 @@ class TestForest:
         assert worse.marker.color != inside.marker.color == once.marker.color
         first, *_ = figure.layout.yaxis.categoryarray[::-1]
         assert first == "operator: sc -&gt; conv"  # the first row stands at the top
-        assert "points of validation accuracy" in figure.layout.xaxis.title.text
+        assert "points of val accuracy" in figure.layout.xaxis.title.text
 
     def test_the_line_of_no_difference_is_there_and_synthetic_data_is_named(self):
         figure = charts.forest_figure(self.ROWS, title="Forest", synthetic=True)

@@ -73,7 +73,7 @@ def show_ablation(report: Report) -> None:
         st.badge("synthetic data", icon=":material/science:", color="orange", help="generated, not recorded")
     rows = contrasts.forest_rows(content)
     figure = forest_figure(rows, content["title"], synthetic)
-    st.plotly_chart(figure, key=f"forest-{report.key}", config=CONFIG, height=180 + 26 * len(rows))
+    st.plotly_chart(figure, key=f"forest-{report.key}", config=CONFIG, height=figure.layout.height)
     st.dataframe(pd.DataFrame(contrasts.as_records(content["rows"])), hide_index=True, key=f"rows-{report.key}")
     if content["effects"]:
         st.dataframe(pd.DataFrame(contrasts.effects_records(content["effects"])), hide_index=True)
