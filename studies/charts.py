@@ -244,7 +244,9 @@ def effects_figure(
     figure.update_xaxes(type="category", showgrid=False)
     figure.update_yaxes(zeroline=True, zerolinecolor=GREY)
     figure.update_yaxes(title=unit, col=1)
-    figure.update_layout(layout(" · ".join(filter(None, (title, "observational, no experiment"))), synthetic))
+    shared = layout(" · ".join(filter(None, (title, "observational, no experiment"))), synthetic)
+    shared["margin"]["t"] += _LEGEND  # the names of the panels
+    figure.update_layout(shared)
     if not shown:
         text = "an additive model explains nothing of trials that it did not see"
         figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")

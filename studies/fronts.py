@@ -285,7 +285,7 @@ def parallel_figure(
             labelangle=-25 if len(dimensions) > 7 else 0,
         )
     )
-    figure.update_layout(layout(title, synthetic), margin={"t": 90, "l": 50, "r": 50, "b": 20})
+    figure.update_layout(layout(title, synthetic), margin={"t": 106, "l": 50, "r": 50, "b": 20})
     return figure
 
 
@@ -543,12 +543,13 @@ def _floor(trials: pd.DataFrame, x: str, scores: Sequence[float]) -> list[go.Sca
 
 
 def _places(costs: pd.Series, among: pd.Series) -> list[str]:
-    """Where the names of points of these costs stand: above and below by turns, so that neighbours stay readable, and inwards at the right edge."""
+    """Where the names of points of these costs stand: at three heights in turn, so that neighbours stay readable, and on the side where there is room."""
     logs = among.astype(float).map(np.log10)
-    edge = logs.min() + 0.7 * (logs.max() - logs.min())
+    left = logs.min() + 0.3 * (logs.max() - logs.min())
+    ranks = costs.rank(method="first").astype(int)
     return [
-        f"{('top', 'bottom')[index % 2]} {'left' if np.log10(cost) > edge else 'center'}"
-        for index, cost in enumerate(costs)
+        f"{('top', 'middle', 'bottom')[rank % 3]} {'right' if np.log10(cost) < left else 'left'}"
+        for rank, cost in zip(ranks, costs, strict=True)
     ]
 
 

@@ -98,6 +98,12 @@ def test_synthetic_data_is_called_so(trials):
     assert not fronts.front_figure(trials).layout.title.text
 
 
+def test_names_of_neighbours_stand_at_three_heights_and_inside():
+    costs = pd.Series([80_000, 100_000, 90_000, 1_100])
+    places = fronts._places(costs, pd.Series([1_000, 120_000]))
+    assert places == ["bottom left", "middle left", "top left", "middle right"]
+
+
 def test_a_long_title_is_broken_and_has_room(trials):
     short, long = (charts.layout(title, synthetic=True) for title in ("<b>", "a title that says a lot " * 4))
     assert short["title"]["text"] == "&lt;b&gt; · synthetic data"

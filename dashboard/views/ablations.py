@@ -124,7 +124,7 @@ def show_effects(study: KeptStudy) -> None:
     if name != "front":
         figure = effects_figure(name, of, f"what each option went with: {_OBJECTIVES[name].lower()}", synthetic)
         rows = -(-sum(bool(choice["options"]) for choice in of["choices"]) // 4)
-        st.plotly_chart(figure, key=f"effects-{study.name}-{name}", config=CONFIG, height=120 + 220 * max(1, rows))
+        st.plotly_chart(figure, key=f"effects-{study.name}-{name}", config=CONFIG, height=160 + 220 * max(1, rows))
 
 
 def show_fidelity(study: StudyRecords) -> None:
