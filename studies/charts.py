@@ -50,7 +50,7 @@ CONFIG = {
 }
 """Plotly's own settings for every figure shown: nothing leaves the machine, and only the buttons that help."""
 
-_LEGEND = 24
+_LEGEND = 28
 """Pixels for a legend between a title and its figure."""
 
 _LINE = 44
@@ -396,7 +396,7 @@ def layout(title: str = "", synthetic: bool = False) -> dict[str, Any]:
     return {
         "template": "plotly_white",
         "title": {"text": "<br>".join(map(html.escape, lines))},
-        "margin": {"t": 29 + 19 * len(lines) if lines else 16, "r": 16, "b": 16, "l": 16},
+        "margin": {"t": 26 + 22 * len(lines) if lines else 16, "r": 16, "b": 16, "l": 16},
     }
 
 

@@ -116,19 +116,13 @@ def front_figure(
         for trace in _coloured(complete, x, colour, on_front, sizes):
             figure.add_trace(trace)
     outline = {"color": VERMILLION, "symbol": "diamond-open", "line": {"width": 2}}
-    label = {
-        "mode": "markers+text",
-        "textposition": _places(presets[x], complete[x]),
-        "textfont": {"color": VERMILLION},
-    }
     figure.add_trace(
         _networks(
             presets,
             x,
             name="presets",
+            mode="markers",
             marker=outline | {"size": (sizes[presets.index] + 9).tolist()},
-            text=[html.escape(preset) for preset in presets["preset"]],
-            **label,
         )
     )
     for trace in (_confirmed(confirmed, x), _retrained(retrained, x), _published(published, x)):
@@ -143,7 +137,8 @@ def front_figure(
     figure.update_traces(
         unselected={"marker": {"opacity": 0.4}}, selected={"marker": {"opacity": 1}}, selector=_is_networks
     )
-    figure.update_traces(unselected={"textfont": {"color": VERMILLION}}, selector={"name": "presets"})
+    for note in _names(presets, x, [*complete["val_accuracy"], *stopped["val_accuracy"]]):
+        figure.add_annotation(note)
 
     shown = pd.concat([complete[x], stopped[x]])
     places = ticks(shown)
@@ -542,14 +537,30 @@ def _floor(trials: pd.DataFrame, x: str, scores: Sequence[float]) -> list[go.Sca
     return traces
 
 
-def _places(costs: pd.Series, among: pd.Series) -> list[str]:
-    """Where the names of points of these costs stand: at three heights in turn, so that neighbours stay readable, and on the side where there is room."""
-    logs = among.astype(float).map(np.log10)
-    left = logs.min() + 0.3 * (logs.max() - logs.min())
-    ranks = costs.rank(method="first").astype(int)
+def _names(presets: pd.DataFrame, x: str, scores: Sequence[float]) -> list[dict[str, Any]]:
+    """The presets' names above all points, so that they lie over none, each on a line of its own and joined to its point."""
+    if presets.empty:
+        return []
+    low, high = 100 * min(scores), 100 * max(scores)
+    step = 0.07 * max(high - low, 5.0)
     return [
-        f"{('top', 'middle', 'bottom')[rank % 3]} {'right' if np.log10(cost) < left else 'left'}"
-        for rank, cost in zip(ranks, costs, strict=True)
+        {
+            "text": html.escape(str(row["preset"])),
+            "x": np.log10(row[x]),
+            "y": 100 * row["val_accuracy"],
+            "ax": np.log10(row[x]),
+            "ay": high + (rank + 1.3) * step,
+            "axref": "x",
+            "ayref": "y",
+            "xanchor": "right",
+            "font": {"color": VERMILLION, "size": 12},
+            "arrowcolor": VERMILLION,
+            "arrowwidth": 0.7,
+            "arrowhead": 0,
+            "opacity": 0.9,
+            "standoff": 9,
+        }
+        for rank, row in enumerate(presets.sort_values(x, ascending=False).to_dict("records"))
     ]
 
 

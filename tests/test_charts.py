@@ -62,7 +62,7 @@ def test_front_figure_draws_complete_trials_once_with_their_numbers(trials, x):
     assert isinstance(front.customdata[0], list)
     assert list(front.x) == trials[x].tolist()[:3]
     assert list(front.y) == pytest.approx([80, 90, 70])
-    assert presets.text == ("dssdn-large",)
+    assert [note.text for note in figure.layout.annotations] == ["dssdn-large"]
     assert (figure.layout.xaxis.type, figure.layout.yaxis.title.text) == ("log", "validation accuracy (%)")
 
 
@@ -98,10 +98,14 @@ def test_synthetic_data_is_called_so(trials):
     assert not fronts.front_figure(trials).layout.title.text
 
 
-def test_names_of_neighbours_stand_at_three_heights_and_inside():
-    costs = pd.Series([80_000, 100_000, 90_000, 1_100])
-    places = fronts._places(costs, pd.Series([1_000, 120_000]))
-    assert places == ["bottom left", "middle left", "top left", "middle right"]
+def test_names_of_presets_stand_above_all_points_on_lines_of_their_own(trials):
+    trials.loc[:2, "preset"] = ["dssdn-large", "<b>middle", "dssdn-small"]
+    notes = fronts.front_figure(trials).layout.annotations
+    assert [note.text for note in notes] == ["&lt;b&gt;middle", "dssdn-large", "dssdn-small"]  # the dearest first
+    heights = [note.ay for note in notes]
+    assert min(heights) > 90.0
+    assert heights == sorted(set(heights))
+    assert [round(10**note.x) for note in notes] == [40_000, 20_000, 10_000]
 
 
 def test_a_long_title_is_broken_and_has_room(trials):
@@ -110,7 +114,7 @@ def test_a_long_title_is_broken_and_has_room(trials):
     lines = long["title"]["text"].split("<br>")
     assert len(lines) == 3
     assert max(map(len, lines)) <= 44
-    assert long["margin"]["t"] - short["margin"]["t"] == 2 * 19
+    assert long["margin"]["t"] - short["margin"]["t"] == 2 * 22
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -141,7 +145,8 @@ def test_the_cost_axis_has_round_labels(trials, macs, labels):
 def test_front_figure_of_few_trials(trials, rows):
     figure = fronts.front_figure(trials[:rows])
     assert sum(len(trace.x) for trace in clickable(figure)) == 2 * rows
-    assert bool(figure.layout.annotations) == (rows == 0)
+    said = [note.text for note in figure.layout.annotations]
+    assert said == (["dssdn-large"] if rows else ["no scored network"])
 
 
 class TestAllTrials:
