@@ -50,6 +50,9 @@ CONFIG = {
 }
 """Plotly's own settings for every figure shown: nothing leaves the machine, and only the buttons that help."""
 
+_LEGEND = 28
+"""Pixels for a legend between a title and its figure."""
+
 _LINE = 44
 """Characters of a title in a line: what a window of 390 pixels has room for."""
 
@@ -241,7 +244,9 @@ def effects_figure(
     figure.update_xaxes(type="category", showgrid=False)
     figure.update_yaxes(zeroline=True, zerolinecolor=GREY)
     figure.update_yaxes(title=unit, col=1)
-    figure.update_layout(layout(" · ".join(filter(None, (title, "observational, no experiment"))), synthetic))
+    shared = layout(" · ".join(filter(None, (title, "observational, no experiment"))), synthetic)
+    shared["margin"]["t"] += _LEGEND  # the names of the panels
+    figure.update_layout(shared)
     if not shown:
         text = "an additive model explains nothing of trials that it did not see"
         figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
@@ -276,9 +281,11 @@ def importance_figure(of: Mapping[str, Any], title: str = "", synthetic: bool = 
     figure = go.Figure([bars, noise])
     figure.update_xaxes(title="importance (PED-ANOVA, shares of 1)", rangemode="tozero")
     figure.update_yaxes(type="category", automargin=True, showgrid=False)
+    shared = layout(" · ".join(filter(None, (title, "observational, no experiment"))), synthetic)
+    shared["margin"]["t"] += _LEGEND
     figure.update_layout(
-        layout(" · ".join(filter(None, (title, "observational, no experiment"))), synthetic),
-        height=170 + 24 * len(known),
+        shared,
+        height=_LEGEND + 190 + 24 * len(known),
         legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 1, "xanchor": "right"},
     )
     if not known:
@@ -332,10 +339,12 @@ def forest_figure(rows: Sequence[Mapping[str, Any]], title: str = "", synthetic:
     figure.add_vline(x=0, line={"color": GREY, "width": 1, "dash": "dash"})
     labels = [html.escape(row["label"]) for row in rows]
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=labels[::-1], automargin=True)
-    figure.update_xaxes(title="difference to the base (points of validation accuracy), 95 % interval", zeroline=False)
+    figure.update_xaxes(title="difference to the base<br>(points of val accuracy, 95 % interval)", zeroline=False)
+    shared = layout(title, synthetic)
+    shared["margin"]["t"] += _LEGEND
     figure.update_layout(
-        layout(title, synthetic),
-        height=180 + 26 * len(rows),
+        shared,
+        height=_LEGEND + 200 + 26 * len(rows),
         showlegend=True,
         legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 1, "xanchor": "right"},
         hovermode="closest",
@@ -387,7 +396,7 @@ def layout(title: str = "", synthetic: bool = False) -> dict[str, Any]:
     return {
         "template": "plotly_white",
         "title": {"text": "<br>".join(map(html.escape, lines))},
-        "margin": {"t": 29 + 19 * len(lines) if lines else 16, "r": 16, "b": 16, "l": 16},
+        "margin": {"t": 26 + 22 * len(lines) if lines else 16, "r": 16, "b": 16, "l": 16},
     }
 
 

@@ -116,16 +116,13 @@ def front_figure(
         for trace in _coloured(complete, x, colour, on_front, sizes):
             figure.add_trace(trace)
     outline = {"color": VERMILLION, "symbol": "diamond-open", "line": {"width": 2}}
-    above_and_below = [("top center", "bottom center")[i % 2] for i in range(len(presets))]  # neighbours stay readable
-    label = {"mode": "markers+text", "textposition": above_and_below, "textfont": {"color": VERMILLION}}
     figure.add_trace(
         _networks(
             presets,
             x,
             name="presets",
+            mode="markers",
             marker=outline | {"size": (sizes[presets.index] + 9).tolist()},
-            text=[html.escape(preset) for preset in presets["preset"]],
-            **label,
         )
     )
     for trace in (_confirmed(confirmed, x), _retrained(retrained, x), _published(published, x)):
@@ -140,7 +137,8 @@ def front_figure(
     figure.update_traces(
         unselected={"marker": {"opacity": 0.4}}, selected={"marker": {"opacity": 1}}, selector=_is_networks
     )
-    figure.update_traces(unselected={"textfont": {"color": VERMILLION}}, selector={"name": "presets"})
+    for note in _names(presets, x, [*complete["val_accuracy"], *stopped["val_accuracy"]]):
+        figure.add_annotation(note)
 
     shown = pd.concat([complete[x], stopped[x]])
     places = ticks(shown)
@@ -282,7 +280,7 @@ def parallel_figure(
             labelangle=-25 if len(dimensions) > 7 else 0,
         )
     )
-    figure.update_layout(layout(title, synthetic), margin={"t": 90, "l": 50, "r": 50, "b": 20})
+    figure.update_layout(layout(title, synthetic), margin={"t": 106, "l": 50, "r": 50, "b": 20})
     return figure
 
 
@@ -537,6 +535,33 @@ def _floor(trials: pd.DataFrame, x: str, scores: Sequence[float]) -> list[go.Sca
             )
         )
     return traces
+
+
+def _names(presets: pd.DataFrame, x: str, scores: Sequence[float]) -> list[dict[str, Any]]:
+    """The presets' names above all points, so that they lie over none, each on a line of its own and joined to its point."""
+    if presets.empty:
+        return []
+    low, high = 100 * min(scores), 100 * max(scores)
+    step = 0.07 * max(high - low, 5.0)
+    return [
+        {
+            "text": html.escape(str(row["preset"])),
+            "x": np.log10(row[x]),
+            "y": 100 * row["val_accuracy"],
+            "ax": np.log10(row[x]),
+            "ay": high + (rank + 1.3) * step,
+            "axref": "x",
+            "ayref": "y",
+            "xanchor": "right",
+            "font": {"color": VERMILLION, "size": 12},
+            "arrowcolor": VERMILLION,
+            "arrowwidth": 0.7,
+            "arrowhead": 0,
+            "opacity": 0.9,
+            "standoff": 9,
+        }
+        for rank, row in enumerate(presets.sort_values(x, ascending=False).to_dict("records"))
+    ]
 
 
 def _staircase(complete: pd.DataFrame, x: str) -> go.Scatter:

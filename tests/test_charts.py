@@ -40,8 +40,9 @@ def make_predictions(labels: list[int], said: list[int]) -> Predictions:
 
 
 def clickable(figure):
-    """The traces whose points are networks."""
-    return [trace for trace in figure.data if trace.customdata is not None]
+    """The traces whose points are networks that were scored."""
+    floor = ("failed", "over a cap")
+    return [trace for trace in figure.data if trace.customdata is not None and not trace.name.startswith(floor)]
 
 
 def test_quantities_have_three_figures_and_a_prefix():
@@ -61,7 +62,7 @@ def test_front_figure_draws_complete_trials_once_with_their_numbers(trials, x):
     assert isinstance(front.customdata[0], list)
     assert list(front.x) == trials[x].tolist()[:3]
     assert list(front.y) == pytest.approx([80, 90, 70])
-    assert presets.text == ("dssdn-large",)
+    assert [note.text for note in figure.layout.annotations] == ["dssdn-large"]
     assert (figure.layout.xaxis.type, figure.layout.yaxis.title.text) == ("log", "validation accuracy (%)")
 
 
@@ -97,13 +98,23 @@ def test_synthetic_data_is_called_so(trials):
     assert not fronts.front_figure(trials).layout.title.text
 
 
+def test_names_of_presets_stand_above_all_points_on_lines_of_their_own(trials):
+    trials.loc[:2, "preset"] = ["dssdn-large", "<b>middle", "dssdn-small"]
+    notes = fronts.front_figure(trials).layout.annotations
+    assert [note.text for note in notes] == ["&lt;b&gt;middle", "dssdn-large", "dssdn-small"]  # the dearest first
+    heights = [note.ay for note in notes]
+    assert min(heights) > 90.0
+    assert heights == sorted(set(heights))
+    assert [round(10**note.x) for note in notes] == [40_000, 20_000, 10_000]
+
+
 def test_a_long_title_is_broken_and_has_room(trials):
     short, long = (charts.layout(title, synthetic=True) for title in ("<b>", "a title that says a lot " * 4))
     assert short["title"]["text"] == "&lt;b&gt; · synthetic data"
     lines = long["title"]["text"].split("<br>")
     assert len(lines) == 3
     assert max(map(len, lines)) <= 44
-    assert long["margin"]["t"] - short["margin"]["t"] == 2 * 19
+    assert long["margin"]["t"] - short["margin"]["t"] == 2 * 22
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -134,7 +145,8 @@ def test_the_cost_axis_has_round_labels(trials, macs, labels):
 def test_front_figure_of_few_trials(trials, rows):
     figure = fronts.front_figure(trials[:rows])
     assert sum(len(trace.x) for trace in clickable(figure)) == 2 * rows
-    assert bool(figure.layout.annotations) == (rows == 0)
+    said = [note.text for note in figure.layout.annotations]
+    assert said == (["dssdn-large"] if rows else ["no scored network"])
 
 
 class TestAllTrials:
@@ -161,7 +173,7 @@ class TestAllTrials:
         assert (list(stopped.y), stopped.customdata) == ([40.0], ([5],))
         assert "stopped after 300 clips" in stopped.hovertext[0]
         over = next(trace for trace in figure.data if trace.name.startswith("over"))
-        assert over.customdata is None
+        assert over.customdata == ([6],)
         assert over.y[0] < 40
         staircase = next(trace for trace in figure.data if trace.mode == "lines")
         assert min(staircase.y) == pytest.approx(70)  # a rung's score is no part of it
@@ -332,7 +344,7 @@ class TestForest:
         assert worse.marker.color != inside.marker.color == once.marker.color
         first, *_ = figure.layout.yaxis.categoryarray[::-1]
         assert first == "operator: sc -&gt; conv"  # the first row stands at the top
-        assert "points of validation accuracy" in figure.layout.xaxis.title.text
+        assert "points of val accuracy" in figure.layout.xaxis.title.text
 
     def test_the_line_of_no_difference_is_there_and_synthetic_data_is_named(self):
         figure = charts.forest_figure(self.ROWS, title="Forest", synthetic=True)

@@ -27,6 +27,7 @@ from pages import (
 )
 
 from benchmarks.stand_in import postgresql
+from dashboard import reading
 from dashboard.progress import time_left
 from search_space.errors import UserError
 from studies import open_study
@@ -424,6 +425,29 @@ def count_of(trials: int, state: str) -> int:
     """How many of `pages.large_runs` are in a state."""
     counted = open_study("tiny", _LARGE[trials]).trials()["state"].value_counts()
     return int(counted[state]) - 4
+
+
+class TestWarm:
+    """What the server reads while it starts."""
+
+    def test_the_latest_study_is_at_hand(self, runs, monkeypatch):
+        rename_study(runs, "tiny", "later")
+        os.utime(runs / "tiny" / JOURNAL, (1, 1))
+        monkeypatch.setattr(sys, "argv", ["app.py", "--runs", str(runs)])
+        reading.warm()
+        at_hand = {name: len(reading._keeper(name, str(runs.resolve()), None)._frame) for name in ("later", "tiny")}
+        assert at_hand == {"later": 4, "tiny": 0}
+
+    def test_nothing_that_lies_elsewhere_is_read(self, runs, tmp_path, monkeypatch):
+        (tmp_path / "linked").mkdir()
+        (tmp_path / "linked" / "tiny").symlink_to(runs / "tiny")
+        monkeypatch.setattr(sys, "argv", ["app.py", "--runs", str(tmp_path / "linked")])
+        reading.warm()
+        assert reading._keeper("tiny", str((tmp_path / "linked").resolve()), None)._frame.empty
+
+    def test_no_study_is_no_error(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["app.py", "--runs", str(tmp_path / "nothing")])
+        assert reading.warm() is None
 
 
 class TestServing:

@@ -73,7 +73,7 @@ def show_ablation(report: Report) -> None:
         st.badge("synthetic data", icon=":material/science:", color="orange", help="generated, not recorded")
     rows = contrasts.forest_rows(content)
     figure = forest_figure(rows, content["title"], synthetic)
-    st.plotly_chart(figure, key=f"forest-{report.key}", config=CONFIG, height=180 + 26 * len(rows))
+    st.plotly_chart(figure, key=f"forest-{report.key}", config=CONFIG, height=figure.layout.height)
     st.dataframe(pd.DataFrame(contrasts.as_records(content["rows"])), hide_index=True, key=f"rows-{report.key}")
     if content["effects"]:
         st.dataframe(pd.DataFrame(contrasts.effects_records(content["effects"])), hide_index=True)
@@ -124,7 +124,7 @@ def show_effects(study: KeptStudy) -> None:
     if name != "front":
         figure = effects_figure(name, of, f"what each option went with: {_OBJECTIVES[name].lower()}", synthetic)
         rows = -(-sum(bool(choice["options"]) for choice in of["choices"]) // 4)
-        st.plotly_chart(figure, key=f"effects-{study.name}-{name}", config=CONFIG, height=120 + 220 * max(1, rows))
+        st.plotly_chart(figure, key=f"effects-{study.name}-{name}", config=CONFIG, height=160 + 220 * max(1, rows))
 
 
 def show_fidelity(study: StudyRecords) -> None:
