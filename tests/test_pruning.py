@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from search_space.architecture import Architecture
-from search_space.blocks import Cross
+from search_space.blocks import Cross, plain
 from search_space.complexity import count
 from search_space.errors import UserError, open_console
+from search_space.mobile import Mobile, count_mobile
 from search_space.model import build_model
 from studies import export
 from trainers import pruning, retrain
@@ -38,7 +39,9 @@ ALIKE = [
     "dssdn_c8-12-16_r0.5_conv_h16_concat_eca0",
     "dssdn_c8-12-16_r1_sc_h16_eca0_chain",
     "dssdn_c8-12-16_r1_spc.p0.5_h16_plain",
+    "dssdn_c8-12-16_r0.5_rep_h16_eca0",
 ]
+MOBILE = ["cpm_c4-8-8-12_b2-1_x16-16-16", "repm_c4-8-8-12_b2-1_x16-16-16"]
 
 
 def _inputs() -> Inputs:
@@ -106,8 +109,29 @@ class TestNarrower:
         logmel_BCTF = torch.randn(4, 1, 16, 16)
         with torch.no_grad():
             torch.testing.assert_close(narrow.eval()(logmel_BCTF), model(logmel_BCTF), rtol=1e-4, atol=1e-5)
-        n_params = sum(parameter.numel() for parameter in narrow.parameters())
+        n_params = sum(parameter.numel() for parameter in plain(narrow).parameters())
         assert n_params == count(small, (16, 16), 3).params < count(spec, (16, 16), 3).params
+
+    @pytest.mark.parametrize("network", MOBILE)
+    def test_nor_does_a_mobile_network_without_them(self, network: str) -> None:
+        """Silent are expanded channels, which the channel-wise convolutions pass on as they are, and channels of the map."""
+        spec, model = Mobile.parse(network), _settled(network)
+        family, _ = pruning.family_of(network)
+        widths = [3, 6, 9, 12, 11, 10]
+        narrow = pruning.like(model, small := family.narrower(spec, widths))
+        shapes = {name: tensor.shape for name, tensor in narrow.state_dict().items()}
+        with torch.no_grad():
+            for name, layer in model.named_modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    lost = len(layer.weight) - shapes[f"{name}.weight"][0]
+                    layer.weight[:lost], layer.bias[:lost] = 0, 0
+        kept = family.kept(spec, family.importance(model), widths)
+        assert [len(of) for of in kept] == widths
+        pruning.transfer(model, narrow, family.selection(model, spec, narrow, kept))
+        logmel_BCTF = torch.randn(4, 1, 32, 32)
+        with torch.no_grad():
+            torch.testing.assert_close(narrow.eval()(logmel_BCTF), model(logmel_BCTF), rtol=1e-4, atol=1e-5)
+        assert count_mobile(small, (32, 32), 3).params < count_mobile(spec, (32, 32), 3).params
 
     def test_nothing_goes_where_nothing_is_asked_for(self) -> None:
         model = _settled(TINY)

@@ -36,6 +36,7 @@ class Changes:
         optimizer: Callable[[nn.Module, Recipe], torch.optim.Optimizer],
     ) -> None:
         self.recipe, self.size, self.optimizer = recipe, inputs.size, optimizer
+        self.n_classes = len(inputs.classes)
         self.steps: list[tuple[float, float]] = []
         self.phases = _phases(recipe)
         check_changes(recipe, clips)
@@ -83,7 +84,7 @@ class Changes:
         self._become(course, narrow)
         pruning.transfer_moments(wide, wide_optimizer, narrow, course.optimizer, selection)
         course.network = str(spec)
-        params = sum(parameter.numel() for parameter in narrow.parameters())
+        params = count_network(spec, self.size, self.n_classes).params
         course.history = [*course.history, {"clips": seen, "architecture": course.network, "params": params}]
 
     def _become(self, course: Course, model: nn.Module) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,8 +20,11 @@ from search_space.architecture import Architecture
 from search_space.blocks import DistillationBlock, PlainBlock
 from search_space.complexity import count_network, part_channels
 from search_space.errors import UserError
+from search_space.families import is_notation
+from search_space.mobile import Mobile
+from search_space.mobile_modules import MobileNetwork
 from search_space.model import Dssdn, build_model
-from search_space.presets import NETWORKS, resolve
+from search_space.presets import DESCRIBED, NETWORKS, resolve
 
 Selection = dict[str, tuple[Tensor | None, ...]]
 """For a tensor of the wide network's state, by its name: the indices that are kept of each of its dimensions, None for all."""
@@ -198,6 +202,12 @@ def _ranking(importance: Sequence[Tensor], floors: Sequence[int]) -> list[int]:
     return order
 
 
+def _described(network: object) -> object:
+    """The description of a network that is named or written; itself where it is none."""
+    known = isinstance(network, str) and (network in DESCRIBED or is_notation(network))
+    return resolve(network) if known and isinstance(network, str) else network
+
+
 def _n_classes(model: nn.Module) -> int:
     last = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
     return last.out_features if isinstance(last, nn.Linear) else last.out_channels
@@ -219,9 +229,8 @@ class _DssdnFamily(Family):
     first two operators are as many, those of its distilling layers and its third operator half as many."""
 
     def spec(self, network: object) -> Architecture | None:
-        if isinstance(network, str) and (network in NETWORKS or network.startswith("dssdn_")):
-            network = resolve(network)
-        return network if isinstance(network, Architecture) else None
+        found = _described(network)
+        return found if isinstance(found, Architecture) else None
 
     def why_not(self, spec: Architecture) -> str:
         grouped = any(dict(block.options).get("groups", 1) != 1 for block in spec.blocks)
@@ -231,8 +240,6 @@ class _DssdnFamily(Family):
         return spec.stem, *(block.out_channels for block in spec.blocks)
 
     def narrower(self, spec: Architecture, widths: Sequence[int]) -> Architecture:
-        from dataclasses import replace
-
         stem, *outputs = widths
         blocks = tuple(replace(block, out_channels=c) for block, c in zip(spec.blocks, outputs, strict=True))
         return replace(spec, stem=stem, blocks=blocks)
@@ -295,7 +302,90 @@ class _DssdnFamily(Family):
         return chosen | {"head.hidden.weight": (None, torch.cat(taps))}
 
 
-FAMILIES.append(_DssdnFamily())
+class _MobileFamily(Family):
+    """Groups: the first stem convolution's channels; the second's, which are the first stage's, for its blocks add them; each later
+    stage's; then each block's expanded channels."""
+
+    def spec(self, network: object) -> Mobile | None:
+        found = _described(network)
+        return found if isinstance(found, Mobile) else None
+
+    def why_not(self, spec: Mobile) -> str:
+        apart = spec.stem[1] != spec.widths[0]
+        return (
+            "its first stage has other channels than its stem, and would begin to add its input if they became as many"
+            if apart
+            else ""
+        )
+
+    def widths(self, spec: Mobile) -> tuple[int, ...]:
+        return spec.stem[0], *spec.widths, *spec.expanded
+
+    def narrower(self, spec: Mobile, widths: Sequence[int]) -> Mobile:
+        first, *rest = widths
+        stages, expanded = rest[: len(spec.widths)], rest[len(spec.widths) :]
+        return replace(spec, stem=(first, stages[0]), widths=tuple(stages), expanded=tuple(expanded))
+
+    def importance(self, model: nn.Module) -> list[Tensor]:
+        """As for DSSDN: the norms of the filters that make a channel, batch norm folded in; summed over all that are added into it."""
+        network = _mobile(model)
+        first, second = network.stem
+        of_stages = [_filters(second), *(torch.zeros(width) for width in network.architecture.widths[1:])]
+        expanded = []
+        for stage, blocks in enumerate(network.stages):
+            for block in blocks:  # type: ignore[attr-defined]
+                of_stages[stage] = of_stages[stage].to(_filters(block.project)) + _filters(block.project)
+                expanded.append(_filters(block.expand))
+        return [_filters(first), *of_stages, *expanded]
+
+    def kept(self, spec: Mobile, importance: Sequence[Tensor], widths: Sequence[int]) -> list[Tensor]:
+        return [best(worth_C, count) for worth_C, count in zip(importance, widths, strict=True)]
+
+    def selection(self, model: nn.Module, spec: Mobile, narrow: nn.Module, kept: Sequence[Tensor]) -> Selection:
+        network, thin = _mobile(model), narrow.state_dict()
+        first, *rest = kept
+        of_stages, expanded = rest[: len(spec.widths)], iter(rest[len(spec.widths) :])
+        chosen: Selection = {"stem.0.conv.weight": (first,), "stem.1.conv.weight": (of_stages[0], first)}
+        chosen |= _norm("stem.0.norm", first) | _norm("stem.1.norm", of_stages[0])
+        ins = of_stages[0]
+        for stage, outs in enumerate(of_stages):
+            for place in range(spec.depths[stage]):
+                name, inner = f"stages.{stage}.{place}", next(expanded)
+                chosen |= {f"{name}.expand.conv.weight": (inner, ins), f"{name}.project.conv.weight": (outs, inner)}
+                chosen |= _norm(f"{name}.expand.norm", inner) | _norm(f"{name}.project.norm", outs)
+                depthwise = network.get_submodule(f"{name}.depthwise").state_dict()
+                # Kernels and batch norms hold an entry a channel; the weights of Rep-Mobile's branches (alpha) do not.
+                chosen |= {
+                    f"{name}.depthwise.{key}": (inner,)
+                    for key, tensor in depthwise.items()
+                    if tensor.ndim and not key.endswith("alpha")
+                }
+                for axis in ("time", "mel"):
+                    if f"{name}.attention.{axis}.weight" in thin:
+                        chosen[f"{name}.attention.{axis}.weight"] = (outs,)
+                if (key := f"{name}.attention.channel.weight") in thin:
+                    chosen[key] = (None, None, _middle(network.get_parameter(key), thin[key]))
+                ins = outs
+        return chosen | {"head.conv.weight": (None, ins)}
+
+
+FAMILIES.extend((_DssdnFamily(), _MobileFamily()))
+
+
+def _mobile(model: nn.Module) -> MobileNetwork:
+    assert isinstance(model, MobileNetwork)
+    return model
+
+
+def _filters(layers: nn.Module) -> Tensor:
+    """What each channel of a convolution with batch norm is worth, (C,)."""
+    return _norms(layers.get_submodule("conv")) * _scale(layers.get_submodule("norm"))
+
+
+def _middle(wide: Tensor, narrow: Tensor) -> Tensor:
+    """Of an attention's kernel, which a narrower map may ask to be narrower, the middle."""
+    margin = (wide.shape[-1] - narrow.shape[-1]) // 2
+    return torch.arange(margin, wide.shape[-1] - margin)
 
 
 def _dssdn(model: nn.Module) -> Dssdn:
@@ -340,10 +430,8 @@ def _block(name: str, block: DistillationBlock, thin: DistillationBlock, ins: Te
     if block.light is not None:
         chosen |= {f"{name}.light.weight": (light, ins), f"{name}.light.bias": (light,)}
     kernels = [dict(one.attention.named_parameters()).get("conv.weight") for one in (block, thin)]
-    if kernels[0] is not None and kernels[1] is not None:  # a narrower map may ask for a narrower kernel: its middle
-        margin = (kernels[0].shape[2] - kernels[1].shape[2]) // 2
-        middle = torch.arange(margin, kernels[0].shape[2] - margin)
-        chosen[f"{name}.attention.conv.weight"] = (None, None, middle)
+    if kernels[0] is not None and kernels[1] is not None:
+        chosen[f"{name}.attention.conv.weight"] = (None, None, _middle(kernels[0], kernels[1]))
     return chosen
 
 
