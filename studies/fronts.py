@@ -560,7 +560,7 @@ def _names(presets: pd.DataFrame, x: str, scores: Sequence[float]) -> list[dict[
             "opacity": 0.9,
             "standoff": 9,
         }
-        for rank, row in enumerate(presets.sort_values(x, ascending=False).to_dict("records"))
+        for rank, row in enumerate(presets.sort_values(x).to_dict("records"))
     ]
 
 
