@@ -189,6 +189,18 @@ def plain(model: nn.Module) -> nn.Module:
     return copied
 
 
+def merge_branches(model: nn.Module) -> nn.Module:
+    """A copy of a trained model whose every `RepConv` is the one convolution that its branches are in eval mode; the model itself where it has none."""
+    if not any(isinstance(module, RepConv) for module in model.modules()):
+        return model
+    copied = copy.deepcopy(model)
+    for parent in list(copied.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, RepConv):
+                setattr(parent, name, child.convolution())
+    return copied
+
+
 def _ordinary(layer: nn.Module) -> nn.Module | None:
     """A layer that keeps its kernels otherwise than an ordinary one does, as ordinary ones; None of any other."""
     if isinstance(layer, Cross):

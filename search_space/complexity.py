@@ -15,7 +15,7 @@ Unless another is named, `macs` is `conv+linear`. In all three:
 * The input is the size the network is meant for, never a smaller one it was trained at.
 * A network of DSSDN and a comparator are counted in the form that is trained, batch norm included; CP-Mobile and Rep-Mobile in the deployed one, as
   their authors did (`mobile.py`), and so are the branches of the operator `rep`. On one front this favours them by a batch norm's second number a channel
-  (1 to 2 % of the params of the paper's networks); the MACs of conv+linear are the same in both forms.
+  (1 % of the params of the paper's networks); the MACs of conv+linear are the same in both forms.
 * Channel-wise crosses are the two convolutions of their equation (`blocks.plain`).
 
 The figures are checked against hand formulas, the built model, fvcore and torchinfo.

@@ -104,6 +104,18 @@ class TestPrograms:
         assert not network.training
         assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
+    def test_branches_are_merged(self):
+        network, probe = network_of("repm_c2-4-4_b1_x6"), noise()
+        program = PROGRAMS["onnx"](network, probe, {})
+        assert program.greatest_difference <= TOLERANCE
+        kernels = [
+            tuple(attribute.ints)
+            for node in onnx.load_from_string(program.content).graph.node
+            for attribute in node.attribute
+            if attribute.name == "kernel_shape" and node.op_type == "Conv"
+        ]
+        assert sorted(kernels) == sorted([(1, 1)] * 3 + [(3, 3)] * 3 + [(3,)] * 3)
+
     @pytest.mark.slow
     @pytest.mark.parametrize("name", sorted(set(COMPARATORS) - set(NETWORKS)))
     def test_so_do_the_other_comparators(self, name):

@@ -28,6 +28,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.nn.functional import adaptive_avg_pool2d
 
+from search_space.blocks import merge_branches
 from search_space.errors import UserError
 from trainers.audio import Sound, read_sound
 from trainers.datasets import read_listing
@@ -299,11 +300,11 @@ def _check_named(names: tuple[str, ...], known: Any) -> None:
 
 
 def _traced(network: nn.Module, probe: Probe) -> ExportedProgram:
-    """The network's forward, whatever form it takes, with a batch of any size."""
+    """The network's forward, whatever form it takes, with a batch of any size; branches that training alone needs are merged."""
     example_BCTF = torch.zeros(2, *probe.logmel_BCTF.shape[1:])  # two clips, because torch takes a 1 for a constant
     batch = torch.export.Dim("batch", min=1)
     with _quiet(), torch.no_grad():
-        return torch.export.export(network.eval(), (example_BCTF,), dynamic_shapes=({0: batch},))
+        return torch.export.export(merge_branches(network.eval()), (example_BCTF,), dynamic_shapes=({0: batch},))
 
 
 def _tidy(model: Any) -> None:
