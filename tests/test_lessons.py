@@ -110,7 +110,7 @@ class TestWeights:
 
     def test_cp_mobiles_stand_in_the_recipe_that_names_it(self) -> None:
         taught = get_recipe("taught")
-        assert (taught.soft_weight, taught.temperature, taught.kl_reduction) == (0.98, 2.0, "mean")
+        assert (taught.soft_weight, taught.temperature, taught.kl_reduction) == (0.98, 2.0, "batchmean")
 
     @pytest.mark.parametrize(
         "wrong",

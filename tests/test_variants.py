@@ -383,7 +383,7 @@ class TestTeaching:
                 "multitask=sum",
                 "multitask=pcgrad",
             ),
-            *("impulses=generated", "kl_reduction=batchmean", "soft_weight=0.5"),
+            *("impulses=generated", "kl_reduction=mean", "soft_weight=0.5"),
         ]
         assert found["temperature=4"].setting.recipe.temperature == 4
         assert found["features=gram"].setting.recipe.digests == ((run, hashlib.sha256(b"weights").hexdigest()),)
