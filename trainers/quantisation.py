@@ -1,6 +1,6 @@
 """A network in int8: fake-quantised while it trains, converted at its end, kept as int8 tensors and their scales.
 
-Observers, fake quantisation and conversion are torchao's (its pt2e flow, with the settings of its x86 quantiser); here is what joins them to
+Observers, fake quantisation and conversion are torchao's (its pt2e flow, with the ranges of its x86 quantiser); here is what joins them to
 this project's networks and trainings. Weights of 2-d convolutions and linear layers are int8, symmetric, a scale an output channel; what
 these layers read is quantised a map at a time, in seven bits. Everything else stays float32: biases, attention, GRN, a batch norm that
 follows no convolution (at the end of a distillation block; it becomes one factor and one summand a channel).
@@ -289,7 +289,10 @@ def load_int8(path: Path, model: nn.Module, size: tuple[int, int]) -> tuple[Int8
 
 
 def _quantiser(fake: bool) -> Any:
-    """torchao's for x86, of convolutions and linear layers alone.
+    """What marks every 2-d convolution and linear layer for torchao: its input and its weight, with the observers of torchao's x86 quantiser.
+
+    Not that quantiser itself: it goes by patterns (a convolution, its sum with another map), which are not the same with batch norm in between and
+    without, so that a network in training and its inference would be rounded at different places.
 
     Seven bits of a map, because eight can overflow the 16-bit sums of CPUs without VNNI, on which onnxruntime would then answer otherwise.
     Source: `reduce_range` of torchao's x86 quantiser, onnxruntime's guide to quantisation, and fbgemm's default, with which CP-Mobile was trained.
@@ -301,9 +304,10 @@ def _quantiser(fake: bool) -> Any:
         MovingAveragePerChannelMinMaxObserver,
         PerChannelMinMaxObserver,
     )
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer
 
     config = x86.get_default_x86_inductor_quantization_config(reduce_range=True)
-    maps, weights = config.input_activation, config.weight
+    maps = config.input_activation
     # Weights without the smallest scale that torchao keeps to, which folded norms fall below, and without -128, so that a channel whose norm
     # has a negative scale rounds as before.
     exact: dict[str, Any] = {"eps": 1e-12}
@@ -314,12 +318,22 @@ def _quantiser(fake: bool) -> Any:
         )
         newest = MovingAveragePerChannelMinMaxObserver  # a mean over one step: the weights as they are
         of_weights = FakeQuantize.with_args(observer=newest, averaging_constant=1.0, **exact)
-    weights = dataclasses.replace(weights, quant_min=-127, observer_or_fake_quant_ctr=of_weights)
-    config = dataclasses.replace(config, input_activation=maps, output_activation=maps, weight=weights)
-    quantiser = x86.X86InductorQuantizer()
-    for layer in (nn.Conv2d, nn.Linear):
-        quantiser.set_module_type_qconfig(layer, config)
-    return quantiser
+    weights = dataclasses.replace(config.weight, quant_min=-127, observer_or_fake_quant_ctr=of_weights)
+
+    class Layers(Quantizer):
+        def annotate(self, model: GraphModule) -> GraphModule:
+            for node in model.graph.nodes:
+                if node.target in (_aten.conv2d.default, _aten.conv2d.padding, _aten.linear.default):
+                    read, weight = node.args[:2]
+                    node.meta["quantization_annotation"] = QuantizationAnnotation(
+                        input_qspec_map={read: maps, weight: weights}, _annotated=True
+                    )
+            return model
+
+        def validate(self, model: GraphModule) -> None:
+            pass
+
+    return Layers()
 
 
 def _one_kernel(model: nn.Module) -> nn.Module:
