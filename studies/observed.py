@@ -27,6 +27,7 @@ from optuna.trial import create_trial
 from scipy import stats  # type: ignore[import-untyped]
 
 from search_space.errors import UserError
+from search_space.families import FAMILIES
 from search_space.presets import resolve
 from search_space.space import get_space
 from studies import analysis
@@ -491,14 +492,16 @@ def effects_report(records: StudyRecords) -> dict[str, Any]:
 
 
 def _factors(choices: Sequence[Mapping[str, Any]], active: Sequence[str], most: int = 3) -> list[str]:
-    """What to ablate of what is `active`: the choices above the noise, or else the first; a block's choice under the name that all blocks share."""
+    """What to ablate of what is `active`: the choices above the noise, or else the first; a block's choice under the name that all blocks share, a
+    family's without its family."""
+    begins = "|".join(family.begins for family in FAMILIES.values())
 
     def known(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-        names = (re.sub(r"^b\d+_", "", of["choice"]) for of in rows)
+        names = (re.sub(rf"^(b\d+|{begins})_", "", of["choice"]) for of in rows)
         return list(dict.fromkeys(name for name in names if name in active))
 
     clear = known(of for of in choices if of["importance"] is not None and of["importance"] > of["noise"])
-    return clear[:most] or known(choices)[:1] or ["operator"]
+    return clear[:most] or known(choices)[:1] or ["operator" if "operator" in active else active[0]]
 
 
 def _active(trials: pd.DataFrame, number: int) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_arguments
-from pages import main_module_is_given_back, metrics, page, runs, texts
+from pages import add_trials, main_module_is_given_back, metrics, page, runs, texts
 
 from search_space import count, resolve
 from search_space.errors import UserError
@@ -18,6 +18,9 @@ from search_space.space import AnySpace, get_space
 from studies import ablate, open_study
 from studies import run as studies_run
 from studies.drawings import cost_by_part, network_svg
+from studies.observed import effects_report
+from studies.variants import Setting, factors
+from trainers.config import short
 
 __all__ = ["main_module_is_given_back", "page", "runs"]
 
@@ -164,6 +167,19 @@ class TestStudy:
         table = next(found.value for found in app.dataframe if "macs" in found.value.columns)
         assert "stages.0.0.depthwise.conv" in table["name"].tolist()
         assert "batch norm is part of the convolution" in texts(app)
+
+    def test_what_to_ablate_next_are_factors_of_the_best_network_s_own_family(
+        self, families: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(families / "families", tmp_path / "families")
+        add_trials(tmp_path, "families", ["complete"] * 60)
+        records = open_study("families", tmp_path)
+        words = effects_report(records)["ablation"].split()
+        best = records.trials().set_index("trial").loc[int(words[words.index("--trial") + 1]), "architecture"]
+        known = factors(Setting(resolve(best), short(), {"mels": 256, "n_fft": 2048, "hop": 1024}))
+        named = words[words.index("--factors") + 1].split(",")
+        assert named
+        assert all(not known[name].inactive for name in named)
 
     def test_a_network_of_it_is_ablated_along_its_own_family(
         self, families: Path, tiny_folder: Path, tmp_path: Path
