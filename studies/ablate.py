@@ -38,12 +38,12 @@ from studies.run import count_of, size_of
 from studies.search import check_train_input
 from studies.variants import Factor, Grid, Setting, Variant, choose, factorial, factors, one_change, table2
 from trainers.clips import DEFAULT_FOLD
-from trainers.config import RECIPES, Recipe, default_budget, default_train_input, get_recipe, short
+from trainers.config import RECIPES, Recipe, default_budget, default_train_input, short
 from trainers.datasets import Dataset, open_dataset
 from trainers.features import FrontEnd, front_end_for
 from trainers.opening import open_data, progress_bar
 from trainers.runs import held, provenance, study_folder
-from trainers.teaching import OPTIONS, add_options, with_options
+from trainers.teaching import add_changes, add_options, recipe_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     console = open_console(stderr=options.json)
     _check(options)
     network, of_study = _base(options)
-    recipe = with_options(get_recipe(options.recipe), **{name: getattr(options, name) for name in OPTIONS})
+    recipe = recipe_of(vars(options))
     source, subset = options.data, options.subset
     if of_study is not None and source is None:
         source, subset = of_study["data"]["source"], of_study["data"]["subset"]
@@ -138,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--subset", help="as for studies.run")
     add("--recipe", default="short", help=f"the base's: one of {', '.join(RECIPES)} (default: short)")
     add_options(parser)
+    add_changes(parser)
     add("--budget", type=count_of, metavar="CLIPS", help="clips that each run sees (short: as for studies.run)")
     add(
         "--train-input",

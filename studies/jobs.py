@@ -33,16 +33,18 @@ from studies.reports import lies_inside
 from trainers.config import DEFAULT_RECIPE, get_recipe
 from trainers.config import RECIPES as _RECIPES
 from trainers.runs import Run, is_study_name, process_alive, retrain_folder
+from trainers.teaching import parsed, words_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from studies.records import StudyRecords
 
-RECIPES = {name: get_recipe(name).epochs for name in _RECIPES if not get_recipe(name).needs_teacher}
-"""The recipes that a job can follow, by name, with the epochs that each is made for: a job names no teacher."""
+RECIPES = {name: get_recipe(name).epochs for name in _RECIPES}
+"""The recipes that a job can follow, by name, with the epochs that each is made for."""
 
-_FOLDER = re.compile(r"(\d{5,9})-([a-z]+)-e([1-9]\d{0,5})-s(\d{1,10})")
+_FOLDER = re.compile(r"(\d{5,9})-([a-z][a-z0-9.-]{0,79}?)-e([1-9]\d{0,5})-s(\d{1,10})")
+_MADE_OTHERWISE = re.compile(r"(?P<recipe>[a-z-]+?)(-with-[0-9a-f]{8})?(-pruned[0-9.]+x\d+)?(-int8-[a-z-]+)?")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")
 _LOG_BYTES, _LOG_LINES = 8192, 20
 _ENDED = ("interrupted", "stopped", "failed")
@@ -73,7 +75,9 @@ _WORKER, _LOCK, _LOG = ".queue.json", ".queue.lock", ".queue.log"
 class Job:
     """One retraining, by what tells it from every other: a trial of a study, a recipe, a length, a seed. `device` is where it runs.
 
-    `epochs` 0 stands for as many as the recipe is made for. Raises `UserError` where that is asked of a recipe that does not exist.
+    `options` are words of its command line that change the recipe (`--teacher RUN`, `--prune 0.5`, `--precision int8-qat`); `label` is the recipe's name
+    with what they make of it, as its folder's name has it. `epochs` 0 stands for as many as the recipe is made for. Raises `UserError`
+    where that is asked of a recipe that does not exist, and for options that can not be.
     """
 
     study: str
@@ -83,15 +87,20 @@ class Job:
     epochs: int = 0
     seed: int = 0
     device: str = "auto"
+    options: tuple[str, ...] = ()
+    label: str = ""
 
     def __post_init__(self) -> None:
         if not self.epochs:
             object.__setattr__(self, "epochs", get_recipe(self.recipe).epochs)
+        if not self.label:
+            label = parsed(self.recipe, self.options).label if self.options else self.recipe
+            object.__setattr__(self, "label", label)
 
     @property
     def run(self) -> Run:
         """The folder that it fills. Raises `UserError` for a study's name that could lead out of `runs`."""
-        return Run(retrain_folder(self.runs, self.study, self.trial, self.recipe, self.epochs, self.seed))
+        return Run(retrain_folder(self.runs, self.study, self.trial, self.label, self.epochs, self.seed))
 
     def command(self, resume: bool = False) -> list[str]:
         """What follows `python` on its command line. A device that nobody chose is left out: a run that goes on keeps its own."""
@@ -106,7 +115,7 @@ class Job:
         if self.device != "auto":
             values["device"] = self.device
         options = [word for name, value in values.items() for word in (f"--{name}", str(value))]
-        return ["-m", "trainers.retrain", *options, *(["--resume"] if resume else [])]
+        return ["-m", "trainers.retrain", *options, *self.options, *(["--resume"] if resume else [])]
 
     def shell(self, resume: bool = False) -> str:
         """The command as one line for a person's shell."""
@@ -155,6 +164,7 @@ def enqueue(job: Job, resume: bool = False) -> Run:
         with FileLock(run.path / "job.lock"):
             _check_free(run, resume)
             entry = {"state": "queued", "since": time.time(), "resume": resume, "device": job.device}
+            entry |= {"options": list(job.options)} if job.options else {}
             run.write_json("job.json", {**entry, "before": _job(run) or None})
         attend(job.runs)
     except OSError as error:
@@ -189,7 +199,8 @@ def _start(job: Job, resume: bool) -> None:
     with (run.path / "log.txt").open("ab") as log:
         log.write(f"$ {job.shell(resume)}\n".encode())
         log.flush()
-        run.write_json("job.json", _detached(job.command(resume), log))
+        options = {"options": list(job.options)} if job.options else {}
+        run.write_json("job.json", {**_detached(job.command(resume), log), **options})
 
 
 def _detached(command: list[str], log: BinaryIO) -> dict[str, float]:
@@ -239,8 +250,22 @@ def job_of(run: Run) -> Job:
     if not match:
         raise UserError(f"{run.path.name!r} is no retraining's folder; they are named like 00017-strong-e60-s0")
     study = run.path.parents[1]
-    trial, recipe, epochs, seed = match.groups()
-    return Job(study.name, study.parent, int(trial), recipe, int(epochs), int(seed))
+    trial, label, epochs, seed = match.groups()
+    recipe, options = _made(run, label)
+    return Job(study.name, study.parent, int(trial), recipe, int(epochs), int(seed), options=options, label=label)
+
+
+def _made(run: Run, label: str) -> tuple[str, tuple[str, ...]]:
+    """The recipe that a folder's label names, and the options that change it, as its records tell; none where they do not (`_barred` says so)."""
+    if label in _RECIPES:
+        return label, ()
+    name = match["recipe"] if (match := _MADE_OTHERWISE.fullmatch(label)) else label
+    with contextlib.suppress(UserError, *_TORN):
+        recorded = _job(run).get("options")
+        options = tuple(map(str, recorded)) if recorded else words_of(run.config["recipe"])
+        if parsed(name, options).label == label:  # and nothing else stands in them than what changes a recipe
+            return name, options
+    return name, ()
 
 
 def is_retraining(run: Run) -> bool:
@@ -274,13 +299,13 @@ def retrained(study: StudyRecords) -> pd.DataFrame:
             row: dict[str, Any] = {
                 "trial": job.trial,
                 "architecture": str(config["architecture"]),
-                "recipe": job.recipe,
+                "recipe": job.label,
                 "epochs": job.epochs,
                 "seed": job.seed,
                 "val_accuracy": float(curve[-1]["val_accuracy"]) if curve else math.nan,
                 "test_accuracy": float(scores["accuracy"]),
-                "params": int(config["params"]),
-                "macs": int(config["macs"]),
+                "params": int(run.final["params"]),
+                "macs": int(run.final["macs"]),
                 "run": run.path.name,
             }
             rows.append(row)
@@ -334,9 +359,16 @@ def _barred(run: Run) -> str | None:
     match = _FOLDER.fullmatch(run.path.name)
     if match is None or match[2] in RECIPES:
         return None
+    name, options = _made(run, match[2])
+    if name not in RECIPES:
+        return (
+            f"it can not be resumed, for its recipe {match[2]!r} does not exist any more; retrain the network with one of "
+            f"{sorted(RECIPES)}"
+        )
     return (
-        f"it can not be resumed, for its recipe {match[2]!r} does not exist any more; retrain the network with one of "
-        f"{sorted(RECIPES)}"
+        None
+        if options
+        else "it can not be resumed, for its record does not say with which options, or its teacher is gone; retrain the network"
     )
 
 

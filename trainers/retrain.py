@@ -32,7 +32,7 @@ from search_space.errors import UserError, open_console, run_command
 from search_space.presets import check_network, preset_name, resolve
 from trainers.changes import check_changes
 from trainers.clips import record_name
-from trainers.config import DEFAULT_RECIPE, PRECISIONS, RECIPES, Recipe, changed, get_recipe
+from trainers.config import DEFAULT_RECIPE, RECIPES, Recipe, changed, get_recipe
 from trainers.datasets import DEFAULT_FOLD, Dataset
 from trainers.features import Features
 from trainers.inputs import Inputs, data_record, load_inputs
@@ -54,7 +54,7 @@ from trainers.runs import (
     trial_folder,
 )
 from trainers.teachers import get_ready, taught
-from trainers.teaching import OPTIONS, add_options, with_options
+from trainers.teaching import OPTIONS, add_changes, add_options, with_options
 
 _TABLE_ROWS = 20
 
@@ -525,9 +525,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--epochs", type=int, help="passes over all training clips (default: the recipe's, 60 or the paper's 200)")
     add("--recipe", default=DEFAULT_RECIPE, help=f"one of {', '.join(RECIPES)} (default: {DEFAULT_RECIPE})")
     add_options(parser)
-    add("--prune", type=float, metavar="SHARE", help="channels go while it trains until this share of the params has")
-    add("--prune-steps", type=int, metavar="N", help="in so many steps, each followed by training (default: 1)")
-    add("--precision", choices=PRECISIONS, help="of the network that comes of it (default: float32)")
+    add_changes(parser)
     add("--seed", type=int, default=0)
     add("--seeds", type=int, default=1, metavar="N", help="train with seeds SEED, SEED + 1, ..., one after the other")
     add("--device", help="auto, cpu, cuda or cuda:N (default: auto, or where the run began)")

@@ -1,16 +1,18 @@
-"""Which teachers a recipe names: as a command's options, as files that are there, and as what tells them apart. Nothing here imports torch."""
+"""A recipe as a command's options: its teachers, as files that are there and as what tells them apart, and what the network becomes.
+
+Nothing here imports torch."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from argparse import ArgumentParser
-from collections.abc import Sequence
+from argparse import ArgumentError, ArgumentParser
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from search_space.errors import UserError
-from trainers.config import FEATURE_FORMS, GENERATED, MULTITASKS, Recipe, taught
+from trainers.config import FEATURE_FORMS, GENERATED, MULTITASKS, PRECISIONS, Recipe, changed, get_recipe, taught
 from trainers.runs import Run
 
 PASST = "passt:"
@@ -61,6 +63,57 @@ OPTIONS = (
     *("multitask", "super_classes", "impulses"),
 )
 """What `add_options` adds, as keyword arguments of `with_options`."""
+CHANGES = ("prune", "prune_steps", "precision")
+"""What `add_changes` adds, as keyword arguments of `trainers.config.changed`."""
+_FIELDS = {"teacher": "teachers", "features": "feature_form"}
+"""Options that are called otherwise than the recipe's field that they set."""
+
+
+def add_changes(parser: ArgumentParser) -> None:
+    """The options of a command whose networks may be made smaller while they train."""
+    add = parser.add_argument
+    add("--prune", type=float, metavar="SHARE", help="channels go while it trains until this share of the params has")
+    add("--prune-steps", type=int, metavar="N", help="in so many steps, each followed by training (default: 1)")
+    add("--precision", choices=PRECISIONS, help="of the network that comes of it (default: float32)")
+
+
+def recipe_of(options: Mapping[str, Any]) -> Recipe:
+    """The recipe that a command's options ask for: the named one (`recipe`) with what `add_options` and `add_changes` add, sealed.
+
+    Raises `UserError` for what contradicts itself, and for teachers that are not there.
+    """
+    chosen = with_options(get_recipe(options["recipe"]), **{name: options.get(name) for name in OPTIONS})
+    return changed(chosen, **{name: options.get(name) for name in CHANGES})
+
+
+def parsed(recipe: str, words: Sequence[str]) -> Recipe:
+    """The recipe of this name with the options that these words of a command line give, and no others. Raises `UserError`."""
+    parser = ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    add_options(parser)
+    add_changes(parser)
+    try:
+        options, strangers = parser.parse_known_args(list(words))
+    except (ArgumentError, SystemExit) as error:
+        raise UserError(f"{list(words)} are no options of a training ({error})") from None
+    if strangers:
+        raise UserError(f"{strangers} are no options of a training; known: {[*OPTIONS, *CHANGES]}")
+    return recipe_of({**vars(options), "recipe": recipe})
+
+
+def words_of(recorded: Mapping[str, Any]) -> tuple[str, ...]:
+    """The words of a command line that make a recorded recipe of the one of its name.
+
+    Raises `UserError` where there is no recipe of that name any more, and `KeyError` for a record without one.
+    """
+    named = get_recipe(recorded["name"])
+    words: list[str] = []
+    for option in (*OPTIONS, *CHANGES):
+        field = _FIELDS.get(option, option)
+        value = recorded.get(field, getattr(Recipe, field))
+        if value != getattr(named, field) and value != list(getattr(named, field) if field == "teachers" else ()):
+            values = value if field == "teachers" else [value]
+            words += [word for one in values for word in (f"--{option.replace('_', '-')}", str(one))]
+    return tuple(words)
 
 
 def with_options(
