@@ -77,15 +77,26 @@ def _show_choice(trained: dict[int, dict[Any, Any]], trials: list[int]) -> None:
 
 def _show_form(study: StudyRecords, trials: Sequence[int]) -> None:
     recipe, epochs, seed, seeds, device = st.columns(5, vertical_alignment="bottom")
-    names = list(jobs.RECIPES)
+    taught = st.session_state.get("teacher") is not None
+    names = [name for name in jobs.RECIPES if taught or not jobs.needs_teacher(name)]
     name = recipe.selectbox("Recipe", names, names.index(Job.recipe), key="recipe")
     # A field for each recipe, so that choosing one shows its own length.
     length = int(epochs.number_input("Epochs", 1, 2000, jobs.RECIPES[name], key=f"epochs-{name}"))
     first = int(seed.number_input("First seed", 0, 2**31 - 1 - _MOST_SEEDS, Job.seed, key="seed"))
     number = int(seeds.number_input("Seeds", 1, _MOST_SEEDS, 1, key="seeds", help="so many trainings of each network"))
     where = str(device.selectbox("Device", _devices(), key="device"))
+    options = _options(study)
     wanted = [
-        Job(study.name, study.path.parent, trial, recipe=name, epochs=length, seed=first + i, device=where)
+        Job(
+            study.name,
+            study.path.parent,
+            trial,
+            recipe=name,
+            epochs=length,
+            seed=first + i,
+            device=where,
+            options=options,
+        )
         for trial in trials
         for i in range(number)
     ]
@@ -101,6 +112,45 @@ def _show_form(study: StudyRecords, trials: Sequence[int]) -> None:
             st.rerun()
     with st.expander("The same from a shell"):
         st.code("\n".join(job.shell() for job in wanted), language="bash", wrap_lines=True)
+
+
+def _options(study: StudyRecords) -> tuple[str, ...]:
+    """What is chosen beyond the recipe, as words of the command: a teacher, pruning, a precision."""
+    with st.expander("A teacher, pruning, int8"):
+        teacher, features, prune, steps, precision = st.columns([2, 1, 1, 1, 1], vertical_alignment="bottom")
+        teachers = jobs.teachers(study)
+        who = teacher.selectbox(
+            "Teacher",
+            list(teachers),
+            None,
+            format_func=lambda path: teachers.get(path, path),
+            placeholder="none",
+            key="teacher",
+            help="a finished training of this study, whose answers are learned beside the labels",
+        )
+        form = str(
+            features.selectbox(
+                "Features",
+                jobs.FEATURES,
+                key="features",
+                help="of the teacher; it must not read more than the student",
+                disabled=who is None,
+            )
+        )
+        share = float(
+            prune.number_input(
+                "Prune", 0.0, 0.9, 0.0, 0.05, key="prune", help="the share of the params that goes while it trains"
+            )
+        )
+        many = int(steps.number_input("In steps", 1, 32, 8, key="prune-steps", disabled=not share))
+        number = str(
+            precision.selectbox("Precision", jobs.PRECISIONS, key="precision", help="int8 needs the package torchao")
+        )
+    words = ["--teacher", str(who)] if who is not None else []
+    words += ["--features", form] if who is not None and form != "none" else []
+    words += ["--prune", f"{share:g}", "--prune-steps", str(many)] if share else []
+    words += ["--precision", number] if number != "float32" else []
+    return tuple(words)
 
 
 def _told(study: StudyRecords, wanted: Sequence[Job], new: Sequence[Job], device: str) -> str:
@@ -189,7 +239,7 @@ def _show_state(job: Job, state: State, key: str, turn: int) -> None:
     label, colour, icon = _BADGES[state.name]
     name, badge, action = st.columns([4, 2, 1], vertical_alignment="center")
     epochs = f"{job.epochs} epochs" if job.epochs > 1 else "1 epoch"
-    name.markdown(f"trial {job.trial} · **{job.recipe}** recipe · {epochs} · seed {job.seed}")
+    name.markdown(f"trial {job.trial} · **{job.label}** recipe · {epochs} · seed {job.seed}")
     badge.badge(f"{label}{f', {turn} before it' if turn else ''}{_score(job, state)}", color=colour, icon=icon)
     if state.name in _LIVE and action.button("Cancel", key=f"cancel-{key}", width="stretch"):
         with part(said=NOT_DONE):

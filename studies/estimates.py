@@ -89,7 +89,7 @@ def _finished_rates(study: StudyRecords) -> tuple[dict[int, list[float]], set[st
     devices: set[str] = set()
     for row in jobs.retrained(study).to_dict("records"):
         run = Run(study.path / "retrain" / str(row["run"]))
-        rate = _rate(run, float(row["macs"]))
+        rate = _rate(run, float(run.config["macs"]))  # of the network that it began with, as those to come are counted
         if math.isfinite(rate):
             rates.setdefault(int(row["trial"]), []).append(rate)
             devices |= _device(run, "run.json")

@@ -30,9 +30,10 @@ from filelock import FileLock
 
 from search_space.errors import UserError, open_console, run_command
 from studies.reports import lies_inside
+from trainers import config
 from trainers.config import DEFAULT_RECIPE, get_recipe
 from trainers.config import RECIPES as _RECIPES
-from trainers.runs import Run, is_study_name, process_alive, retrain_folder
+from trainers.runs import Run, is_study_name, process_alive, retrain_folder, trial_folder
 from trainers.teaching import parsed, words_of
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 RECIPES = {name: get_recipe(name).epochs for name in _RECIPES}
 """The recipes that a job can follow, by name, with the epochs that each is made for."""
+FEATURES, PRECISIONS = config.FEATURE_FORMS, config.PRECISIONS
+"""In which form a teacher's features can be learned, and what a job's networks can be made of."""
 
 _FOLDER = re.compile(r"(\d{5,9})-([a-z][a-z0-9.-]{0,79}?)-e([1-9]\d{0,5})-s(\d{1,10})")
 _MADE_OTHERWISE = re.compile(r"(?P<recipe>[a-z-]+?)(-with-[0-9a-f]{8})?(-pruned[0-9.]+x\d+)?(-int8-[a-z-]+)?")
@@ -53,6 +56,7 @@ _TORN = (ValueError, TypeError, KeyError, OverflowError, RecursionError, OSError
 
 # Assumed: a training fills the cores, so that two at once are no faster than one after the other.
 AT_ONCE = 1
+_MOST_TEACHERS = 20
 _LOOK_S = 2.0  # between two looks of the queue's worker
 _RECORDS = ("job.json", "status.json", "run.json")
 RETRAINED = [
@@ -329,6 +333,28 @@ def _changed(run: Run) -> float:
         with contextlib.suppress(OSError):
             times.append((run.path / name).stat().st_mtime)
     return max(times)
+
+
+def needs_teacher(recipe: str) -> bool:
+    """Whether the recipe of this name teaches only where a job's options name a teacher."""
+    return get_recipe(recipe).needs_teacher
+
+
+def teachers(study: StudyRecords) -> dict[str, str]:
+    """Folders of finished trainings of this study that can teach its networks, and what they are called: its retrainings, then the most accurate trials."""
+    found: dict[str, str] = {}
+    rows = retrained(study)
+    for row in rows.sort_values("val_accuracy", ascending=False).to_dict("records"):
+        path = study.path / "retrain" / str(row["run"])
+        found[str(path)] = (
+            f"trial {row['trial']} retrained ({row['recipe']}, {row['epochs']} epochs, seed {row['seed']}): val {row['val_accuracy']:.1%}"
+        )
+    complete = study.trials().query("state == 'complete'").sort_values("val_accuracy", ascending=False)
+    for trial, accuracy in complete[["trial", "val_accuracy"]].head(_MOST_TEACHERS).itertuples(index=False):
+        run = Run(trial_folder(study.path.parent, study.name, int(trial)))
+        if run.weights_path.exists() and lies_inside(run.path, study.path.parent):
+            found[str(run.path)] = f"trial {trial} as the study trained it: val {accuracy:.1%}"
+    return found
 
 
 def last_words(run: Run) -> str | None:

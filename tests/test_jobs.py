@@ -19,9 +19,10 @@ from search_space import Architecture, count
 from search_space.errors import UserError
 from studies import jobs, open_study
 from studies.estimates import estimate, queue
-from studies.jobs import Job
+from studies.jobs import Job, is_retraining, job_of, state
 from trainers.config import RECIPES
 from trainers.runs import Run
+from trainers.teaching import parsed
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
@@ -242,6 +243,57 @@ def test_a_job_outlives_its_starter_is_cancelled_and_resumed(tiny_study: tuple[P
 def entry(**changes: object) -> dict[str, object]:
     """What stands in job.json of a job that waits."""
     return {"state": "queued", "since": 1.0, "resume": False, "device": "auto", "before": None, **changes}
+
+
+class TestOptions:
+    """A retraining with a teacher, pruning or int8 lies in a folder of its own and is gone on with as it began."""
+
+    def test_its_folder_says_what_it_makes_of_the_network(self, tmp_path: Path) -> None:
+        job = Job("s", tmp_path, 3, options=("--prune", "0.5", "--prune-steps", "8", "--precision", "int8-ptq"))
+        assert job.run.path.name == "00003-strong-pruned0.5x8-int8-ptq-e60-s0"
+        assert job.command()[-6:] == ["--prune", "0.5", "--prune-steps", "8", "--precision", "int8-ptq"]
+        assert is_retraining(job.run)
+
+    def test_its_options_come_from_its_record(self, tmp_path: Path) -> None:
+        job = Job(
+            "s",
+            tmp_path,
+            3,
+            recipe="joint-gram",
+            options=("--precision", "int8-ptq", "--teacher", str(_teacher(tmp_path))),
+        )
+        job.run.path.mkdir(parents=True)
+        assert job_of(job.run).options == ()  # nothing says them
+        recipe = parsed("joint-gram", job.options).record()
+        job.run.write_json("run.json", {"recipe": recipe})
+        again = job_of(job.run)
+        assert (again.recipe, again.label, again.run.path) == ("joint-gram", job.label, job.run.path)
+        assert parsed(again.recipe, again.options) == parsed(job.recipe, job.options)
+        job.run.write_json("job.json", {"pid": 1, "pid_started": 0.0, "options": ["--runs", "/elsewhere"]})
+        assert job_of(job.run).options == ()  # words of another kind are no options
+
+    def test_one_whose_teacher_is_gone_is_barred(self, tmp_path: Path) -> None:
+        teacher = _teacher(tmp_path)
+        job = Job("s", tmp_path, 3, recipe="taught", options=("--teacher", str(teacher)))
+        job.run.path.mkdir(parents=True)
+        job.run.write_json("run.json", {"recipe": parsed("taught", job.options).record()})
+        job.run.write_status("interrupted", epoch=1, epochs=2)
+        assert state(job.run).barred is None
+        (teacher / "weights.safetensors").unlink()
+        assert "its teacher is gone" in (state(job.run).barred or "")
+
+    def test_other_options_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="are no options of a training"):
+            Job("s", tmp_path, 3, options=("--runs", "/elsewhere"))
+
+
+def _teacher(folder: Path) -> Path:
+    """What looks like a finished run from outside."""
+    path = folder / "teacher"
+    path.mkdir(exist_ok=True)
+    (path / "run.json").write_text("{}")
+    (path / "weights.safetensors").write_bytes(b"weights")
+    return path
 
 
 class TestQueue:

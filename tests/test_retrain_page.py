@@ -75,6 +75,23 @@ class TestForm:
         assert "--epochs 60 --recipe strong --seed 0\npython" in texts(app)
         assert "--recipe strong --seed 1" in texts(app)
 
+    def test_a_teacher_pruning_and_int8_are_words_of_the_command(self, page, runs):
+        weights = runs / "tiny" / "trials" / "00002" / "weights.safetensors"
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        if not weights.exists():
+            weights.write_bytes(b"weights")
+        app = page("retrain", study="tiny", trial="1")
+        assert "taught" not in app.selectbox(key="recipe").options
+        app = app.selectbox(key="teacher").set_value(str(weights.parent)).run()
+        assert "taught" in app.selectbox(key="recipe").options
+        app.number_input(key="prune").set_value(0.5)
+        app = app.selectbox(key="precision").set_value("int8-ptq").run()
+        assert not app.exception
+        told = texts(app)
+        assert f"--teacher {weights.parent} --prune 0.5 --prune-steps 8 --precision int8-ptq" in told
+        app = app.selectbox(key="features").set_value("gram").run()
+        assert "leave --features and --multitask out" in texts(app)
+
     def test_what_is_there_is_not_begun_again(self, page, runs):
         retraining(runs, state="interrupted")
         app = page("retrain", study="tiny", trial="1")

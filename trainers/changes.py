@@ -130,12 +130,6 @@ def check_changes(recipe: Recipe, clips: int | None = None) -> None:
             f"pruning lies between two shares of the clips, the first not behind the second, both below 1; got {recipe.prune_from:g} and "
             f"{recipe.prune_until:g}; try 0.3 and 0.7"
         )
-    moving = recipe.prune > 0 or recipe.precision in ("int8-qat", "int8-qat-scratch")
-    if moving and (recipe.feature_form != "none" or recipe.multitask != "none"):
-        raise UserError(
-            "features and super-classes are learned by layers beside a network that stays as it is, and pruning or fake quantisation makes another of "
-            "it; leave --features and --multitask out (soft targets go with both), or take --precision int8-ptq"
-        )
     if recipe.precision not in PRECISIONS:
         raise unknown("precision", recipe.precision, PRECISIONS)
     if recipe.precision != "float32":

@@ -92,7 +92,7 @@ class Recipe:
     quantise_from: float = 0.8
 
     def __post_init__(self) -> None:
-        """Check what tells a teaching. Raises `UserError`."""
+        """Check what tells a teaching, and what can not go together. Raises `UserError`."""
         for name, known in (
             ("kl_reduction", KL_REDUCTIONS),
             ("feature_form", FEATURE_FORMS),
@@ -109,6 +109,12 @@ class Recipe:
         ):
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name} is a number from {low:g} to {high:g}, not {getattr(self, name):g}")
+        moves = self.prune > 0 or self.precision in ("int8-qat", "int8-qat-scratch")
+        if moves and (self.feature_form != "none" or self.multitask != "none"):
+            raise UserError(
+                "features and super-classes are learned by layers beside a network that stays as it is, and pruning or fake quantisation makes another "
+                "of it; leave --features and --multitask out (soft targets go with both), or take --precision int8-ptq"
+            )
         ends = [row[0] for row in self.phases]
         if self.phases and (ends != sorted(set(ends)) or ends[0] <= 0 or ends[-1] != 1):
             raise UserError(f"phases end at rising shares of the clips, the last one at 1, not {ends}")
