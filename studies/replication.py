@@ -7,6 +7,7 @@ not trained again.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 from collections.abc import Mapping
@@ -22,10 +23,12 @@ from rich.console import Console
 from search_space.errors import UserError
 from studies.grid import Hands, Planned, choose_hands, train_all, unfinished
 from studies.records import StudyRecords, open_study
+from studies.variants import TEACHING
 from trainers.config import RECIPES, Recipe, get_recipe
 from trainers.datasets import Dataset
 from trainers.features import Features
 from trainers.runs import Run, held, provenance, write_atomic
+from trainers.teaching import sealed
 from trainers.workers import WorkerTask
 
 ADVICE = "move it away, or restore what it was trained with"
@@ -170,7 +173,29 @@ def checked(options: argparse.Namespace) -> tuple[StudyRecords, pd.DataFrame, Re
             f"study {records.name!r} has no front: none of its {len(trials)} trials is complete; go on with "
             f"`python -m studies.run --study {records.name}` first"
         )
-    return records, complete, recipe, hands
+    return records, complete, _taught_like(records, recipe), hands
+
+
+def _taught_like(records: StudyRecords, recipe: Recipe) -> Recipe:
+    """The recipe with what taught the study's candidates besides their labels: without it the networks would be others.
+
+    Raises `UserError` where that has changed, or is gone.
+    """
+    then = records.info["recipe"]
+    kept = {name: _frozen(then[name]) for name in TEACHING if name in then}
+    if not kept:
+        return recipe
+    recipe = sealed(dataclasses.replace(recipe, **kept))
+    if recipe.digests != kept.get("digests", ()):
+        raise UserError(
+            f"study {records.name!r} was taught by what has changed since ({', '.join(name for name, _ in recipe.digests)}): put it back as it was"
+        )
+    return recipe
+
+
+def _frozen(value: Any) -> Any:
+    """A value as it was before JSON made lists of its tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def other_seeds(number: int, taken: int) -> tuple[int, ...]:

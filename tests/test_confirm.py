@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from search_space.errors import UserError
-from studies import confirm, fidelity, proxies
+from studies import confirm, fidelity, proxies, replication
 from studies.analysis import front, shortfall
 from studies.records import open_study
 from studies.replication import other_seeds
 from studies.statistics import means, non_dominated_probability
+from trainers.config import short
 from trainers.datasets import open_dataset
 from trainers.features import prepare
 from trainers.inputs import load_inputs
@@ -26,6 +27,7 @@ from trainers.loop import predictions
 from trainers.recorded import load_model
 from trainers.runs import Run
 from trainers.scoring import score_test
+from trainers.teaching import with_options
 
 SET_TRIAL_STATE = 6  # Optuna's journal
 
@@ -273,3 +275,20 @@ class TestBadInput:
             UserError, match=r"was trained with another train_input \(\[8, 8\], now \[16, 16\]\); move it"
         ):
             confirm.main(arguments(own))
+
+
+class TestTaught:
+    """The networks of a study that had a teacher are trained again with it."""
+
+    def test_the_study_s_teacher_teaches_again_unless_it_has_changed(self, tmp_path: Path) -> None:
+        path = tmp_path / "logits.csv"
+        path.write_text("filename")
+        then = with_options(short(), teacher=[str(path)], temperature=4.0)
+        records: Any = SimpleNamespace(name="s", info={"recipe": json.loads(json.dumps(then.record()))})
+        recipe = replication._taught_like(records, short())
+        assert recipe == then
+        path.write_text("filename,bus")
+        with pytest.raises(UserError, match="taught by what has changed"):
+            replication._taught_like(records, short())
+        plain: Any = SimpleNamespace(name="s", info={"recipe": short().record()})
+        assert replication._taught_like(plain, short()) == short()
