@@ -24,6 +24,7 @@ from search_space.presets import preset_name
 from studies.code import code_digest
 from studies.grid import Failures, Hands, Planned, train_all
 from studies.variants import Variant
+from trainers.changes import check_changeable
 from trainers.config import Recipe
 from trainers.datasets import Dataset
 from trainers.features import Features, FrontEnd
@@ -212,7 +213,11 @@ def train_missing(
         groups.setdefault(key, []).append(job)
     for (recipe, front_end, _), group in groups.items():  # all of them before the first one is trained
         variant, fold = group[0].variant, group[0].fold
-        check(recipe, fold.dataset, front_end, fold.features.digest, ablation.train_input(variant, fold))
+        size = ablation.train_input(variant, fold)
+        check(recipe, fold.dataset, front_end, fold.features.digest, size)
+        for job in group:
+            network = job.variant.setting.network
+            check_changeable(network, recipe, size, len(fold.dataset.classes), ablation.budget)
     for number, ((recipe, front_end, fold_number), group) in enumerate(groups.items(), start=1):
         fold = group[0].fold
         if len(groups) > 1:

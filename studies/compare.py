@@ -28,7 +28,7 @@ from studies.interrupts import interrupt
 from studies.run import count_of, size_of
 from studies.search import check_train_input
 from trainers.clips import DEFAULT_FOLD
-from trainers.config import RECIPES, Recipe, default_budget, default_train_input, get_recipe, short
+from trainers.config import UNTAUGHT, Recipe, default_budget, default_train_input, get_untaught, short
 from trainers.datasets import Dataset
 from trainers.inputs import data_record
 from trainers.opening import open_data
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("--budget is in clips and --epochs in passes over train; give one of them")
     if options.seeds < 1:
         raise UserError(f"--seeds is at least 1, not {options.seeds}")
-    recipe, hands = get_recipe(options.recipe), choose_hands(options.workers, options.device)
+    recipe, hands = get_untaught(options.recipe), choose_hands(options.workers, options.device)
     dataset, features = open_data(console, options.data, options.subset, options.fold)
     budget, train_input = _length(options, recipe, dataset, features.size)
     comparison = Comparison(
@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", metavar="FOLDER", help="as for studies.run")
     add("--subset", help="as for studies.run")
     add("--fold", type=int, default=DEFAULT_FOLD, help="the test fold, where the data has folds")
-    add("--recipe", default="short", help=f"one of {', '.join(RECIPES)} (default: short)")
+    add("--recipe", default="short", help=f"one of {', '.join(UNTAUGHT)} (default: short)")
     add("--budget", type=count_of, metavar="CLIPS", help="clips that each run sees (short: as for studies.run)")
     add("--epochs", type=int, help="instead of --budget: passes over train (default: the recipe's own, but for short)")
     add(

@@ -13,6 +13,7 @@ what is written: data goes by its folder's name.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import math
@@ -35,6 +36,7 @@ from studies.records import ADDRESS, open_study
 from studies.storage import JOURNAL
 from trainers.metrics import scores
 from trainers.runs import Predictions, Run, provenance, write_atomic
+from trainers.teaching import words_of
 
 FORMATS = ("onnx", "onnx-int8", "pt2", "csv", "card")
 _PROGRAMS = {"onnx": "network.onnx", "onnx-int8": "network-int8.onnx", "pt2": "network.pt2"}
@@ -624,10 +626,11 @@ def _retrain_command(run: Run) -> str | None:
         values |= {"subset": data.get("subset"), "fold": data.get("fold")}
     recipe = config["recipe"]
     values |= {"recipe": recipe["name"], "epochs": config.get("epochs"), "seed": config["seed"]}
-    values |= {name.replace("_", "-"): recipe.get(name) for name in ("prune", "prune_steps", "precision")}
     values |= {"device": config.get("device"), "accumulate": config.get("accumulate")}
     values |= {"tta": config.get("tta") or (run.scores or {}).get("tta", {}).get("draws")}
     options = [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]
+    with contextlib.suppress(UserError):  # of a recipe that does not exist any more the name is all there is to say
+        options += words_of(recipe)
     return shlex.join(["python", "-m", "trainers.retrain", *options])
 
 

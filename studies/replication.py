@@ -24,7 +24,7 @@ from search_space.errors import UserError
 from studies.grid import Hands, Planned, choose_hands, train_all, unfinished
 from studies.records import StudyRecords, open_study
 from studies.variants import TEACHING
-from trainers.config import RECIPES, Recipe, get_recipe
+from trainers.config import UNTAUGHT, Recipe, get_untaught
 from trainers.datasets import Dataset
 from trainers.features import Features
 from trainers.runs import Run, held, provenance, write_atomic
@@ -153,7 +153,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--study", required=True, metavar="NAME", help="the study")
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)")
     add("--storage", metavar="URL", help="the study's database, where it has one")
-    add("--recipe", default="short", help=f"one of {', '.join(RECIPES)} (default: short)")
+    add("--recipe", default="short", help=f"one of {', '.join(UNTAUGHT)} (default: short)")
     add("--workers", type=int, help="processes that train (default: one to four a GPU, or one a core up to 8)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
@@ -164,7 +164,7 @@ def checked(options: argparse.Namespace) -> tuple[StudyRecords, pd.DataFrame, Re
 
     Raises `UserError` for what there is not, a study without a front above all.
     """
-    recipe, hands = get_recipe(options.recipe), choose_hands(options.workers, options.device)
+    recipe, hands = get_untaught(options.recipe), choose_hands(options.workers, options.device)
     records = open_study(options.study, options.runs, options.storage)
     trials = records.trials()
     complete = trials[trials["state"] == "complete"].reset_index(drop=True)

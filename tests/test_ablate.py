@@ -288,6 +288,11 @@ def test_a_trial_of_a_study_is_a_base_on_its_data(own_study: Path, capsys: pytes
         (("--folds", "one"), "--folds is 'all' or test folds such as 5 or 1,2, not 'one'"),
         (("--folds", "5,9"), r"fold 9 is not in the data; known: \[1, 2, 3, 4, 5\]"),
         (("--factors", "wings"), "unknown factor 'wings'"),
+        (("--factors", "prune=one-step"), "it can not lose 50%; choose at most --prune 0.12"),
+        (
+            ("--base", "cpm_c4-8-16_b1_x8", "--factors", "family", "--prune", "0.5"),
+            "can not be pruned: its first stage",
+        ),
         (("--factors", "n_fft=65536"), "n_fft=65536: clips of 1 s have no more samples than half a window"),
         (("--factors", "hop=5000"), "hop=5000: a hop of 5000 leaves sound out"),
         (("--budget", "8"), "--budget is at least one batch of 32 clips, not 8"),

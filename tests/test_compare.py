@@ -118,7 +118,7 @@ def test_results_are_kept_for_the_tables(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--networks", "mobilenet-v9"), r"unknown network 'mobilenet-v9'; known: \['dl-b'"),
+        (("--networks", "mobilenet-v9"), r"unknown network 'mobilenet-v9'; known: \['bc-resnet'"),
         (("--networks", ""), r"--networks is at least one name .*single commas; got ''"),
         (("--networks", "dl-b,,sp4asc"), "single commas; got 'dl-b,,sp4asc'"),
         (("--networks", "dl-b,"), "single commas; got 'dl-b,'"),
@@ -126,6 +126,7 @@ def test_results_are_kept_for_the_tables(
         (("--epochs", "2"), "--budget is in clips and --epochs in passes over train; give one of them"),
         (("--seeds", "0"), "--seeds is at least 1, not 0"),
         (("--recipe", "slow"), r"unknown recipe 'slow'; known: \["),
+        (("--recipe", "taught"), "recipe 'taught' learns from a teacher, and this command names none"),
         (("--budget", "8"), "--budget is at least one batch of 32 clips, not 8"),
         (("--train-input", "999x16"), "--train-input is at most the full input"),
         (("--workers", "99"), "--workers is 1 to"),

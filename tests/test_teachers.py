@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -28,7 +29,7 @@ from trainers.loop import train
 from trainers.recorded import load_model, train_recorded
 from trainers.runs import Run
 from trainers.teachers import Asked, answers, taught
-from trainers.teaching import sealed, with_options
+from trainers.teaching import parsed, recipe_of, sealed, teacher_digest, with_options, words_of
 
 CPU = torch.device("cpu")
 TEACHER, STUDENT = "dssdn_c8-12-16_r0.5_sc_h16", "dssdn_c4-6_r0.5_sc_h8"
@@ -308,6 +309,25 @@ class TestRecords:
         assert record["teachers"] == ["run"]
         assert [name for name, _ in record["digests"]] == ["run"]
         assert record["soft_weight"] == 0.98
+
+    def test_a_command_s_words_make_a_recorded_recipe_again(self, teacher: Path) -> None:
+        for name, options in (
+            ("strong", {"prune": 0.5, "prune_steps": 8, "precision": "int8-qat"}),
+            ("strong", {"teacher": [str(teacher)], "temperature": 4.0}),
+            ("joint-gram", {"teacher": [str(teacher)], "precision": "int8-ptq"}),
+            ("paper", {"teacher": [str(teacher)], "features": "gram", "feature_weight": 0.2}),
+            ("mixstyle", {"multitask": "pcgrad", "impulses": "generated"}),
+        ):
+            recipe = recipe_of({"recipe": name, **options})
+            assert parsed(name, words_of(json.loads(json.dumps(recipe.record())))) == recipe
+
+    def test_the_int8_network_of_the_same_weights_is_another_teacher(self, own_teacher: Path) -> None:
+        before = teacher_digest(str(own_teacher))
+        run = Run(own_teacher)
+        (own_teacher / "int8.safetensors").write_bytes(b"int8")
+        assert teacher_digest(str(own_teacher)) == before
+        run.write_json("run.json", {**run.config, "final": {**run.final, "precision": "int8-ptq"}})
+        assert teacher_digest(str(own_teacher)) == hashlib.sha256(b"int8").hexdigest()
 
     def test_two_recipes_share_no_folders_name(self, teacher: Path) -> None:
         mine = with_options(get_recipe("taught"), teacher=[str(teacher)])

@@ -363,7 +363,7 @@ class TestTeaching:
     @pytest.fixture
     def run(self, tmp_path: Path) -> str:
         """What looks like a finished run from outside."""
-        (tmp_path / "run.json").write_text("{}")
+        (tmp_path / "run.json").write_text('{"architecture": "dssdn-small"}')
         (tmp_path / "weights.safetensors").write_bytes(b"weights")
         return str(tmp_path)
 
@@ -417,6 +417,12 @@ class TestTeaching:
         base = setting()
         base = dataclasses.replace(base, recipe=with_options(base.recipe, teacher=[str(path)]))
         assert "is a run" in factors(base)["features"].inactive
+
+    def test_features_leave_the_network_as_it_is(self, run: str) -> None:
+        base = setting()
+        known = factors(dataclasses.replace(base, recipe=with_options(base.recipe, teacher=[run], features="gram")))
+        assert "learned by layers beside a network" in known["prune"].inactive
+        assert set(known["precision"].options) <= {"int8-ptq"}
 
     def test_classes_without_super_classes_make_multitask_inactive(self) -> None:
         assert "no super-class" in factors(setting(), classes=("high", "low"))["multitask"].inactive

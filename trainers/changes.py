@@ -39,10 +39,9 @@ class Changes:
         self.n_classes = len(inputs.classes)
         self.steps: list[tuple[float, float]] = []
         self.phases = _phases(recipe)
-        check_changes(recipe, clips)
+        check_changeable(network, recipe, inputs.size, len(inputs.classes), clips)
         if recipe.prune:
             family, spec = pruning.family_of(network)
-            pruning.check_prunable(network, recipe.prune, inputs.size, len(inputs.classes))
             self.widest = family.widths(spec)
             self.params = count_network(spec, inputs.size, len(inputs.classes)).params
             self.steps = list(pruning.steps(recipe.prune, recipe.prune_steps, recipe.prune_from, recipe.prune_until))
@@ -115,6 +114,15 @@ def _check_finite(model: nn.Module, seen: int) -> None:
 
     if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
         raise Diverged(f"weights are not finite any more after {seen} clips")
+
+
+def check_changeable(
+    network: str | Network, recipe: Recipe, input: tuple[int, int], n_classes: int, clips: int
+) -> None:
+    """Raises `UserError` where this network can not become what the recipe makes of one in so many clips: to be asked before anything is trained."""
+    if recipe.prune:
+        pruning.check_prunable(network, recipe.prune, input, n_classes)
+    check_changes(recipe, clips)
 
 
 def check_changes(recipe: Recipe, clips: int | None = None) -> None:

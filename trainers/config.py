@@ -283,6 +283,8 @@ RECIPES = {
     "joint": joint,
     "joint-gram": joint_gram,
 }
+UNTAUGHT = tuple(name for name, make in RECIPES.items() if not make().needs_teacher)
+"""Those that need no teacher."""
 DEFAULT_RECIPE = "strong"
 """A full retraining's."""
 
@@ -292,6 +294,15 @@ def get_recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     return RECIPES[name]()
+
+
+def get_untaught(name: str) -> Recipe:
+    """The recipe of this name, for a command that names no teacher. Raises `UserError` for one that needs one, too."""
+    if (recipe := get_recipe(name)).needs_teacher:
+        raise UserError(
+            f"recipe {name!r} learns from a teacher, and this command names none; take one of {list(UNTAUGHT)}"
+        )
+    return recipe
 
 
 def default_budget(n_classes: int, rungs: bool = False) -> int:

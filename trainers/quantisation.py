@@ -39,7 +39,6 @@ FROZEN_SHARE = 1 / 6
 """Of what is trained fake-quantised behind `quantise_from`, the last part, in which ranges and batch norm stand still.
 
 Source: CP-Mobile (Schmid et al., DCASE 2023): the last 4 of about 24 epochs."""
-INT8 = "int8.safetensors"
 _SCALE, _ZERO_POINT = "activations.scale", "activations.zero_point"
 _aten = torch.ops.aten
 

@@ -23,9 +23,9 @@ from trainers import programs
 from trainers.inputs import load_inputs
 from trainers.loop import predictions
 from trainers.opening import reopen_data
-from trainers.quantisation import INT8, check_torchao, post_training, save_int8
+from trainers.quantisation import check_torchao, post_training, save_int8
 from trainers.recorded import load_model
-from trainers.runs import Run, write_atomic
+from trainers.runs import INT8, Run, write_atomic
 
 
 def quantise(run: Run, console: Console) -> dict[str, Any]:

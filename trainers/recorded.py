@@ -31,8 +31,8 @@ from trainers.inputs import Inputs
 from trainers.loop import Course, Epoch, Paused, State, Stopped, n_epochs, named_predictions, predictions, train
 from trainers.memory import is_memory_full
 from trainers.metrics import log_loss
-from trainers.quantisation import INT8, FakeQuantised, converted, load_int8, post_training, save_int8
-from trainers.runs import Predictions, Run, write_atomic
+from trainers.quantisation import FakeQuantised, converted, load_int8, post_training, save_int8
+from trainers.runs import INT8, Predictions, Run, write_atomic
 
 # Assumed: no more than that of an epoch is lost by a kill, and saving takes no share of the time that matters.
 SAVE_EVERY_S = 300.0

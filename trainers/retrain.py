@@ -30,7 +30,7 @@ from search_space.comparators import COMPARATORS
 from search_space.complexity import count_network
 from search_space.errors import UserError, open_console, run_command
 from search_space.presets import check_network, preset_name, resolve
-from trainers.changes import check_changes
+from trainers.changes import check_changeable, check_changes
 from trainers.clips import record_name
 from trainers.config import DEFAULT_RECIPE, RECIPES, Recipe, changed, get_recipe
 from trainers.datasets import DEFAULT_FOLD, Dataset
@@ -300,6 +300,7 @@ def _train_and_score(
     """Fill the run's folder, from where it stands to its end. Only under its lock."""
     network, dataset, features = subject.network, subject.dataset, subject.features
     recipe, epochs, device, tta = plan.recipe, plan.epochs, plan.device, plan.tta
+    check_changeable(network, recipe, features.size, len(dataset.classes), epochs * len(dataset.splits.train))
     get_ready(console, recipe, dataset, features, features.size, device)
     inputs = taught(load_inputs(dataset, features), recipe, dataset, features, device)
     clips = epochs * len(inputs.splits["train"])

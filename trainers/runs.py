@@ -5,6 +5,7 @@
     metrics.jsonl          one line per epoch, appended as it ends
     predictions-val.npz    probabilities, labels, file names, recorders (-test: full retrainings only)
     weights.safetensors    the network and the normalisation of its input
+    int8.safetensors       the int8 network that was made of it, where the recipe asks for one
     scores.json            the test split, scored once (full retrainings only)
     provenance.json        versions, git revision, command, machine
     checkpoint.pt          where a full retraining stands; checkpoint.previous.pt is the one before
@@ -41,6 +42,8 @@ import psutil
 
 from search_space.errors import UserError
 
+INT8 = "int8.safetensors"
+"""In a run's folder: the int8 network that it made, where it made one (`trainers.quantisation`)."""
 _LONGEST_NAME = 150  # file systems take 255 bytes
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # `write_atomic`'s names for what a training writes (`job.json` is another process's), and that of a checkpoint before it takes its place.

@@ -13,7 +13,7 @@ from typing import Any
 
 from search_space.errors import UserError
 from trainers.config import FEATURE_FORMS, GENERATED, MULTITASKS, PRECISIONS, Recipe, changed, get_recipe, taught
-from trainers.runs import Run
+from trainers.runs import INT8, Run
 
 PASST = "passt:"
 
@@ -191,7 +191,8 @@ def teacher_digest(teacher: str) -> str:
             raise UserError(
                 f"teacher {teacher} has no weights: its training has not finished ({run.status.get('state') or 'never begun'}); finish it"
             )
-        return _file_digest(run.weights_path)
+        int8 = run.path / INT8  # what answers is this network, where a run made one
+        return _file_digest(int8 if run.final.get("precision") else run.weights_path)
     path = Path(teacher.removeprefix(PASST))
     if path.is_file() and (teacher.startswith(PASST) or path.suffix.lower() in (".csv", ".tsv", ".npz")):
         return _file_digest(path)
