@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search_space.comparators import COMPARATORS, PRINTED, Published
@@ -55,6 +56,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
 """The names of every system's networks, in the order of the table."""
 
 
+@cache
 def build_systems() -> list[dict[str, Any]]:
     """A row each network, ready for JSON: `published`, `ours` (null where not built; `macs_by` every
     convention) and `deviation` (ours / published - 1, null where either is

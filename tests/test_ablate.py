@@ -309,6 +309,7 @@ def test_bad_input_ends_before_training(
     assert not list(tmp_path.glob("runs/*/*-s0"))
 
 
+@pytest.mark.slow
 def test_what_shrinks_and_what_is_quantised_costs_what_it_has_become(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

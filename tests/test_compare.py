@@ -80,6 +80,7 @@ def test_other_options_are_refused(runs: Path, tiny_folder: Path) -> None:
         compare.main(options)
 
 
+@pytest.mark.slow
 def test_the_papers_recipe_trains_as_long_and_as_large_as_it_says(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

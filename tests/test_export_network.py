@@ -85,7 +85,7 @@ def run_pt2(content: bytes, logmel_BCTF: np.ndarray) -> np.ndarray:
 class TestPrograms:
     def test_all_operators_are_among_the_networks(self):
         named = set(re.findall("|".join(OPERATORS), " ".join(name for name in NETWORKS if name.startswith("dssdn"))))
-        assert named == set(OPERATORS)
+        assert named == set(OPERATORS) - {"rep"}  # whose programs have no branches: test_branches_are_merged
 
     @pytest.mark.parametrize(
         "name", [*NETWORKS[:-2], *(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS[-2:])]
@@ -122,6 +122,7 @@ class TestPrograms:
         for make in PROGRAMS.values():
             assert make(network_of(name), noise(), {}).greatest_difference <= TOLERANCE
 
+    @pytest.mark.slow
     def test_either_form_of_the_cross_gives_the_same_program(self):
         """The one 3x3 that `Cross` runs as, and the two convolutions of its equation."""
         name, probe = NETWORKS[0], noise()
@@ -198,6 +199,7 @@ def score_test(run: Run) -> None:
 
 
 class TestCommand:
+    @pytest.mark.slow
     def test_all_formats_at_once(self, own_run, tiny_folder, capsys):
         document = exported(capsys, own_run.path, "--to", "onnx,pt2,csv,card")
         folder = own_run.path / "export"
@@ -351,7 +353,9 @@ class TestBadInput:
             main([*map(str, arguments)])
 
     def test_formats(self, own_run):
-        self.check(r"unknown format 'h5'; known: \['card', 'csv', 'onnx', 'pt2'\]", own_run.path, "--to", "csv,h5")
+        self.check(
+            r"unknown format 'h5'; known: \['card', 'csv', 'onnx', 'onnx-int8', 'pt2'\]", own_run.path, "--to", "csv,h5"
+        )
         self.check("at least one format", own_run.path, "--to", ",")
 
     def test_a_folder_without_a_run_names_those_near(self, own_study, tmp_path):

@@ -181,6 +181,7 @@ class TestStudy:
         assert named
         assert all(not known[name].inactive for name in named)
 
+    @pytest.mark.slow
     def test_a_network_of_it_is_ablated_along_its_own_family(
         self, families: Path, tiny_folder: Path, tmp_path: Path
     ) -> None:

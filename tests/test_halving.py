@@ -283,6 +283,7 @@ class TestStudy:
         ):
             pass
 
+    @pytest.mark.slow
     def test_what_was_interrupted_goes_on_from_its_rung(self, tiny_folder: Path, tmp_path: Path) -> None:
         """The trial has come to the first rung and its process is gone; the whole is as if nothing had happened."""
         search = _search(tiny_folder, tmp_path, trials=1)

@@ -392,6 +392,7 @@ class TestGoingOn:
         run = again(runs, folder, epochs=1, resume=True, console=console)
         assert f"nothing to go on from in {run.path}: this begins" in console.file.getvalue()  # type: ignore[attr-defined]
 
+    @pytest.mark.slow
     def test_options_are_those_that_it_began_with(self, runs: Path, folder: Path) -> None:
         run = again(runs, folder, recipe="paper", accumulate=2, tta=2)
         whole = load_file(run.weights_path)

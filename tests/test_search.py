@@ -76,6 +76,7 @@ def test_every_trial_leaves_a_whole_run(tiny_study: tuple[Path, str]) -> None:
         assert {"command", "packages", "git"} <= set(run.provenance)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_study(tiny_study: tuple[Path, str], tiny_folder: Path, tmp_path: Path) -> None:
     runs, name = tiny_study
     _go(_search(tiny_folder, tmp_path))

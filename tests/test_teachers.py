@@ -443,6 +443,7 @@ class TestAblation:
         ]
         return tiny(folder, runs, *sizes, *more)
 
+    @pytest.mark.slow
     def test_with_and_without_a_teacher_and_with_its_features_alone(
         self, teacher: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
