@@ -8,6 +8,7 @@ traffic and 1x1 and channel-wise convolutions are fastest there (measured in `mo
 from __future__ import annotations
 
 import copy
+import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -134,6 +135,28 @@ class RepConv(nn.Module):
         conv = nn.Conv2d(self.channels, self.channels, 3, self.stride, 1, groups=self.channels, device=weight.device)
         conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
         return conv
+
+    @torch.no_grad()
+    def take(self, weight: Tensor, bias: Tensor) -> None:
+        """Be, in eval mode, the one convolution with this kernel (C, 1, 3, 3) and bias (C,), to the bit: the 3x3 branch is it, the others are zero.
+
+        So weights that were trained merged stand under the network's own names; trained on as branches, the three start from nothing.
+        """
+        for branch in self.branches:
+            conv, norm = branch.get_submodule("conv"), branch.get_submodule("norm")
+            assert isinstance(conv, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            for tensor in (conv.weight, norm.weight, norm.bias, norm.running_mean):
+                tensor.zero_()
+            norm.running_var.fill_(1 - norm.eps)  # eval mode adds eps
+            if conv.kernel_size == (3, 3):
+                conv.weight.copy_(weight)
+                norm.weight.fill_(1.0)
+                norm.bias.copy_(bias)
+        if self.alpha is not None:
+            self.alpha.fill_(math.log(math.e - 1))  # softplus of it is 1
 
     def _shares(self) -> Tensor | None:
         return None if self.alpha is None else functional.softplus(self.alpha)

@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
+from torch.nn import functional
 
-from search_space.blocks import orthonormal_penalty
+from search_space.blocks import RepConv, orthonormal_penalty
 from search_space.complexity import count
 from search_space.errors import UserError, open_console
 from search_space.model import build_model
@@ -185,6 +186,106 @@ class TestConverted:
             load_int8(tmp_path / "int8.safetensors", build_model("dssdn_c8-14_r0.5_sc_h16", 3), SIZE)
 
 
+BRANCHED = {
+    "repm_c4-8-8-12_b2-1_x16-16-16": (
+        (9 * 4 + 9 * 4 * 8) + 2 * (16 * 8 + 9 * 16 + 8 * 16) + (16 * 8 + 9 * 16 + 12 * 16) + 3 * 12,
+        # A bias an output channel, the attentions on time, mel and channel, and two numbers a response norm.
+        (4 + 8) + 2 * (16 + 16 + 8) + (16 + 16 + 12) + 3 + 2 * (3 * 8 + 3 * 8 + 3) + (3 * 12 + 3 * 12 + 3) + 3 * 2,
+    ),
+    "dssdn_c8-12_r0.5_rep_h16": (
+        9 * 8 + 2 * (8 * 8 + 9 * 8) + (8 * 4 + 9 * 4) + 2 * 8 * 4 + 12 * 12 + 8 * 12 + 12 * 16 + 16 * 3,
+        # A bias an output channel but of the operators' 1x1, attention, and a factor and a summand a channel at the block's end.
+        8 + (8 + 8 + 4) + (4 + 4) + 12 + 12 + 3 + 2 * 12 + 16 + 3,
+    ),
+}
+"""Networks with branches: int8 weights and float32 numbers of what is deployed, by hand."""
+
+
+@pytest.fixture(scope="module", params=BRANCHED)
+def branched(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
+    """A network with branches, trained in floats."""
+    return request.param, train(request.param, _inputs(), short(), 960, 0, CPU).eval()
+
+
+def _random_branches(weighted: bool) -> RepConv:
+    """Branches whose every number is a random one."""
+    torch.manual_seed(0)
+    conv = RepConv(5, weighted=weighted)
+    for name, tensor in conv.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape) + 0.5 if "var" in name else torch.randn(tensor.shape))
+    return conv.eval()
+
+
+class TestBranches:
+    @pytest.mark.parametrize("weighted", [False, True])
+    def test_branches_can_be_one_convolution_to_the_bit(self, weighted: bool) -> None:
+        layer, weight, bias = _random_branches(weighted), torch.randn(5, 1, 3, 3), torch.randn(5)
+        layer.take(weight, bias)
+        merged = layer.merged()
+        assert torch.equal(merged[0], weight)
+        assert torch.equal(merged[1], bias)
+        x_BCTF = torch.randn(2, 5, 7, 6)
+        expected = functional.conv2d(x_BCTF, weight, bias, padding=1, groups=5)
+        torch.testing.assert_close(layer.sum_of_branches(x_BCTF), expected)
+
+    def test_after_training_they_are_one_int8_kernel(self, branched: tuple[str, nn.Module], tmp_path: Path) -> None:
+        network, model = branched
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        int8 = post_training(model, _inputs())
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+        self._is_deployed_form(network, int8)
+        ours, theirs = _answers(int8, _batch()), _answers(model, _batch())
+        assert (ours.argmax(1) == theirs.argmax(1)).float().mean() >= 0.99
+        assert (ours - theirs).abs().max() > 0
+        save_int8(tmp_path / "int8.safetensors", int8, (torch.zeros(12), torch.ones(12)), {"architecture": network})
+        again, _, _ = load_int8(tmp_path / "int8.safetensors", build_model(network, 3), SIZE)
+        assert torch.equal(_answers(again, _batch()), ours)
+
+    @pytest.mark.parametrize("precision", ["int8-qat", "int8-qat-scratch"])
+    @pytest.mark.parametrize("network", BRANCHED)
+    def test_fake_quantised_they_are_the_kernel_that_is_converted(self, network: str, precision: str) -> None:
+        fake = train(network, _inputs(), _recipe(precision, quantise_from=0.5), 960, 0, CPU)
+        assert isinstance(fake, FakeQuantised)
+        theirs = _answers(fake.eval(), _batch())
+        assert (theirs.argmax(1) == torch.arange(240) % 3).float().mean() > 1 / 3 + 0.2
+        assert not any("branches.0" in name or "alpha" in name for name in fake.state_dict())
+        model = fake.give_back(build_model(network, 3)).eval()
+        fresh = build_model(network, 3)
+        fresh.load_state_dict(model.state_dict())
+        for name, layer in fresh.named_modules():
+            if isinstance(layer, RepConv):
+                assert torch.equal(layer.merged()[0], fake.graph.get_parameter(f"{name}.weight"))
+        int8 = converted(fake, fresh, SIZE)
+        self._is_deployed_form(network, int8)
+        ours, plain = _answers(int8, _batch()), _answers(fresh.eval(), _batch())
+        assert (ours.argmax(1) == theirs.argmax(1)).float().mean() >= 0.99
+        assert (ours - theirs).abs().mean() < 0.1 * (plain - theirs).abs().mean()
+
+    @pytest.mark.parametrize("precision", ["int8-qat", "int8-ptq"])
+    def test_a_run_keeps_both_forms(self, precision: str, tiny_folder: Path, tmp_path: Path) -> None:
+        network = next(iter(BRANCHED))
+        run = _retrained(tiny_folder, tmp_path, "--epochs", "4", "--precision", precision, architecture=network)
+        int8, floats = load_model(run), load_model(run, "float32")
+        assert isinstance(int8[1], Int8)
+        assert run.final["param_bytes"] == int8[1].size().params
+        for model, accuracy in (
+            (int8, run.metrics()[-1]["val_accuracy"]),
+            (floats, run.final["float32"]["val_accuracy"]),
+        ):
+            dataset, features = open_data(open_console(stderr=True), run.config["data"]["source"], None, None)
+            inputs = load_inputs(dataset, features, size=tuple(run.config["train_input"]), splits=("val",))
+            val = inputs.splits["val"]
+            said_B = _answers(model, val.batch(torch.arange(len(val)), CPU).float().unsqueeze(1)).argmax(1)
+            assert (said_B == val.labels_N).float().mean().item() == pytest.approx(accuracy)
+
+    def _is_deployed_form(self, network: str, int8: Int8) -> None:
+        kept, (weights, numbers) = int8.tensors(), BRANCHED[network]
+        assert not any("branches.0" in name or "branches.1" in name or "alpha" in name for name in kept)
+        assert sum(tensor.numel() for tensor in kept.values() if tensor.dtype == torch.int8) == weights
+        assert int8.size().params == weights + 4 * numbers
+
+
 class TestRefused:
     def test_shrinking_and_fake_quantisation_do_not_overlap(self) -> None:
         with pytest.raises(UserError, match="a fake-quantised network can not shrink"):
@@ -192,8 +293,8 @@ class TestRefused:
         check_changes(_recipe("int8-qat", prune=0.5))
 
 
-def _retrained(folder: Path, runs: Path, *more: str) -> Run:
-    options = ["--architecture", TINY, "--data", str(folder), "--runs", str(runs), "--device", "cpu"]
+def _retrained(folder: Path, runs: Path, *more: str, architecture: str = TINY) -> Run:
+    options = ["--architecture", architecture, "--data", str(folder), "--runs", str(runs), "--device", "cpu"]
     assert retrain.main([*options, *more]) == 0
     (path,) = (runs / "retrain").glob("*-e*-s0")
     return Run(path)

@@ -66,7 +66,8 @@ class Changes:
         return changed
 
     def _enter(self, course: Course, phase: int) -> None:
-        """Begin the first phase, of fake quantisation, or the second, in which its ranges stand still."""
+        """Begin the first phase, of fake quantisation, in which the branches of a `RepConv` are merged for good, or the second, in which its ranges
+        stand still."""
         if phase == 1:
             model, optimizer = course.model, course.optimizer
             self._become(course, FakeQuantised(model, self.size))
@@ -101,7 +102,7 @@ def _phases(recipe: Recipe) -> tuple[float, ...]:
 def _same_moments(
     model: nn.Module, optimizer: torch.optim.Optimizer, other: nn.Module, fresh: torch.optim.Optimizer
 ) -> None:
-    """Give the optimiser of the same network in another form the running moments of the parameters that both have; a cross begins anew."""
+    """Give the optimiser of the same network in another form the running moments of the parameters that both have; a cross and merged branches begin anew."""
     theirs = {f"graph.{name}": parameter for name, parameter in model.named_parameters()}
     for name, parameter in other.named_parameters():
         if name in theirs and theirs[name].shape == parameter.shape:

@@ -3,7 +3,8 @@
 Observers, fake quantisation and conversion are torchao's (its pt2e flow, with the ranges of its x86 quantiser); here is what joins them to
 this project's networks and trainings. Weights of 2-d convolutions and linear layers are int8, symmetric, a scale an output channel; what
 these layers read is quantised a map at a time, in seven bits. Everything else stays float32: biases, attention, GRN, a batch norm that
-follows no convolution (at the end of a distillation block; it becomes one factor and one summand a channel).
+follows no convolution (at the end of a distillation block; it becomes one factor and one summand a channel). The branches of a `RepConv` are merged
+when fake quantisation begins, or before ranges are read after a training: what is rounded, counted and kept is the one convolution that is deployed.
 
 Shape legend: B batch, C channels, T frames, F mel bins, K classes.
 """
@@ -28,7 +29,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from search_space.blocks import Cross, OrthonormalConv2d
+from search_space.blocks import Cross, OrthonormalConv2d, RepConv
 from search_space.errors import UserError
 from trainers.inputs import Inputs
 from trainers.runs import write_atomic
@@ -87,7 +88,8 @@ class FakeQuantised(_Graph):
     """A network in training whose weights and maps are rounded as int8 will round them, (B, 1, T, F) to (B, K) logits.
 
     `size` is the T x F that it trains at. In evaluation, and once frozen, no range and no statistic moves. Its float weights stand under the
-    network's own names in `graph`, but that a cross is one channel-wise 3x3 kernel whose corners stay zero.
+    network's own names in `graph`, but that a cross is one channel-wise 3x3 kernel whose corners stay zero, and a `RepConv` the one convolution that
+    its branches were in eval mode at the start: from there on there are no branches, so those of a network made at random never train.
     """
 
     float32_only = True
@@ -143,11 +145,16 @@ class FakeQuantised(_Graph):
 
     def give_back(self, model: nn.Module) -> nn.Module:
         """The ordinary model, of the same network, with the weights and statistics as they are now; of two kernels that make a cross the second has
-        none of their common centre."""
+        none of their common centre, of branches that became one convolution the 3x3 is it and the others are zero."""
         ours, state = self.graph.state_dict(), {}
+        branches = {name: layer for name, layer in model.named_modules() if isinstance(layer, RepConv)}
+        for name, layer in branches.items():
+            layer.take(ours[f"{name}.weight"], ours[f"{name}.bias"])
         for name, tensor in model.state_dict().items():
             parent, _, last = name.rpartition(".")
-            if last == "along_time":
+            if name.startswith(tuple(f"{branched}." for branched in branches)):
+                state[name] = tensor
+            elif last == "along_time":
                 state[name] = ours[f"{parent}.weight"][:, :, :, 1:2]
             elif last == "along_mel":
                 state[name] = ours[f"{parent}.weight"][:, :, 1:2, :] * torch.tensor(
@@ -336,7 +343,7 @@ def _quantiser(fake: bool) -> Any:
 
 
 def _one_kernel(model: nn.Module) -> nn.Module:
-    """A copy of the model in which every cross is one channel-wise convolution, so that its weights are a layer's."""
+    """A copy of the model in which every cross and every `RepConv` is one channel-wise convolution, so that its weights are a layer's."""
     copied = copy.deepcopy(model)
     for parent in list(copied.modules()):
         parent.plain = True  # type: ignore[assignment]  # read by `search_space.blocks.runs_fused`
@@ -346,6 +353,8 @@ def _one_kernel(model: nn.Module) -> nn.Module:
                 conv = nn.Conv2d(len(plus), len(plus), 3, padding=d, dilation=d, groups=len(plus), bias=False)
                 conv.weight, conv.is_cross = nn.Parameter(plus), True  # type: ignore[assignment]
                 setattr(parent, name, conv)
+            elif isinstance(child, RepConv):
+                setattr(parent, name, child.convolution())
     return copied
 
 
