@@ -11,12 +11,9 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
-import logging
 import statistics
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,7 @@ from search_space.errors import UserError
 from trainers.audio import Sound, read_sound
 from trainers.datasets import read_listing
 from trainers.features import FrontEnd, fitted_logmel
+from trainers.quantisation import quiet
 from trainers.runs import Run
 
 # Assumed: a hundred times what reordered float32 sums differ by, and far below what changes a decision.
@@ -205,7 +203,7 @@ def _onnx(network: nn.Module, probe: Probe, notes: Mapping[str, str]) -> bytes:
     import onnx
 
     traced = _traced(network, probe)
-    with _quiet():
+    with quiet(_TALKATIVE):
         made = torch.onnx.export(traced, input_names=["logmel"], output_names=["logits"], dynamo=True, verbose=False)
     assert made is not None
     model: Any = made.model_proto
@@ -228,7 +226,7 @@ def make_pt2(network: nn.Module, probe: Probe, notes: Mapping[str, str]) -> Prog
             for node in module.graph.nodes:
                 node.meta.pop("stack_trace", None)
     file = io.BytesIO()
-    with _quiet():
+    with quiet(_TALKATIVE):
         torch.export.save(traced, file, extra_files={METADATA: json.dumps(dict(notes), ensure_ascii=False, indent=1)})
         content = file.getvalue()
         read_back = torch.export.load(io.BytesIO(content)).module()
@@ -303,7 +301,7 @@ def _traced(network: nn.Module, probe: Probe) -> ExportedProgram:
     """The network's forward, whatever form it takes, with a batch of any size; branches that training alone needs are merged."""
     example_BCTF = torch.zeros(2, *probe.logmel_BCTF.shape[1:])  # two clips, because torch takes a 1 for a constant
     batch = torch.export.Dim("batch", min=1)
-    with _quiet(), torch.no_grad():
+    with quiet(_TALKATIVE), torch.no_grad():
         return torch.export.export(merge_branches(network.eval()), (example_BCTF,), dynamic_shapes=({0: batch},))
 
 
@@ -367,15 +365,5 @@ def _medians_ms(calls: Mapping[str, Call], clip_BCTF: NDArray[np.float32]) -> di
     return {name: 1e3 * statistics.median(each_s) for name, each_s in taken_s.items()}
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporters' remarks about themselves (missing torchvision, their own deprecations)."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+_TALKATIVE = "torch.onnx._internal.exporter._registration"
+"""The exporter speaks of missing torchvision and of its own deprecations."""

@@ -52,7 +52,7 @@ def check_torchao() -> None:
 
 def _import_torchao() -> None:
     check_torchao()
-    with _quiet():
+    with quiet(*_TALKATIVE):
         import torchao.quantization.pt2e.quantize_pt2e
         import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer  # noqa: F401
 
@@ -79,7 +79,7 @@ class _Graph(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Graph:
         copied = memo[id(self)] = type(self).__new__(type(self))
-        with _quiet():
+        with quiet(*_TALKATIVE):
             copied.__dict__ = copy.deepcopy(self.__dict__, memo)
         return copied
 
@@ -102,7 +102,7 @@ class FakeQuantised(_Graph):
 
         self.frozen = False
         form = _one_kernel(model)
-        with _quiet():
+        with quiet(*_TALKATIVE):
             graph = _exported(form.train(), size)
             for node in list(graph.graph.nodes):
                 if node.target is _aten.batch_norm.default:
@@ -377,7 +377,7 @@ def _observed(model: nn.Module, size: tuple[int, int]) -> GraphModule:
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
     form = _one_kernel(model).cpu().eval()
-    with _quiet():
+    with quiet(*_TALKATIVE):
         prepared: GraphModule = prepare_pt2e(_exported(form, size), _quantiser(fake=False))
     for number, node in enumerate(list(prepared.graph.nodes)):
         if node.target is _aten.batch_norm.default:
@@ -410,7 +410,7 @@ def _converted(prepared: GraphModule, model: nn.Module) -> Int8:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
     n_corners = sum(3 * len(layer.along_time) for layer in model.modules() if isinstance(layer, Cross))
-    with _quiet(), torch.no_grad():
+    with quiet(*_TALKATIVE), torch.no_grad():
         return Int8(convert_pt2e(prepared), n_corners)
 
 
@@ -420,10 +420,14 @@ def _tensor(graph: GraphModule, name: str) -> Tensor:
     return found
 
 
+_TALKATIVE = ("torchao", "torch.utils._pytree")
+"""They speak of extensions for GPUs that this flow does not use, and of their own deprecations."""
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torchao's remarks about extensions for GPUs that this flow does not use, and about its own deprecations."""
-    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
+def quiet(*names: str) -> Iterator[None]:
+    """Without a library's remarks about itself: warnings, and what the loggers of these names say below an error."""
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
