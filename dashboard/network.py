@@ -111,7 +111,7 @@ def _legend(network: Network) -> str:
     if not isinstance(network, Architecture):
         return (
             "The form that is deployed and counted: batch norm is part of the convolution before it. Blue is channel-wise; a green line at the side "
-            "of a block adds its input to its output."
+            "of a block adds its input (its 3 × 3 average where the map shrinks) after the last convolution."
         )
     cut = "The dashed line cuts the mel axis, low bins to the left; blue is the heavy part. "
     return (
