@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -15,8 +16,9 @@ from dashboard.taking import show_taking
 from search_space import Architecture, count, get_space, resolve
 from search_space.families import Network
 from studies import jobs
-from studies.charts import CONFIG, confusion_figure, curve_figure, per_cent, quantity
+from studies.charts import CONFIG, confusion_figure, curve_figure, duration, per_cent, quantity
 from studies.drawings import cost_by_part, cost_figure, network_svg
+from studies.jobs import is_retraining
 from studies.mistakes import accuracy_by_recorder, accuracy_by_scene, val_predictions
 from studies.neighbours import nearest
 from studies.records import Run, StudyRecords
@@ -27,14 +29,20 @@ _SECTIONS = ("Structure", "Accuracy", "Listen", "Try", "Neighbours", "Take it al
 
 def show_network(study: StudyRecords, row: dict[Any, Any]) -> None:
     """The network of one complete trial (`row` of the study's trials), a section at a time: what is not looked at is not made."""
+    run = _chosen_run(study, int(row["trial"]))
+    again = is_retraining(run)
+    choices = _choices(study, row)
+    row = _as_retrained(row, run) if again else row
     show_text(row["architecture"])
     accuracy, params, macs, seconds = st.columns(4)
-    accuracy.metric("Validation accuracy", per_cent(row["val_accuracy"]), help="after the study's short budget")
+    budget = "after the full retraining" if again else "after the study's short budget"
+    accuracy.metric("Validation accuracy", per_cent(row["val_accuracy"]), help=budget)
     params.metric("Parameters", quantity(row["params"]), help=f"{row['params']:,.0f} trainable numbers")
     macs.metric("MACs", quantity(row["macs"]), help=f"{row['macs']:,.0f} multiply-accumulates for one clip")
-    seconds.metric("Trained in", f"{row['seconds']:.0f} s")
-    st.caption(" · ".join(_choices(study, row)))
-    run = _chosen_run(study, int(row["trial"]))
+    seconds.metric("Trained in", duration(row["seconds"]) if again else f"{row['seconds']:.0f} s")
+    st.caption(" · ".join(choices))
+    if again and (became := _became(run)):
+        st.caption(became)
 
     asked = st.query_params.get("section")
     if asked in _SECTIONS and "section" not in st.session_state:
@@ -64,6 +72,37 @@ def _chosen_run(study: StudyRecords, trial: int) -> Run:
 
     name = pick("weights", "Weights", {name: describe(name) for name in ("", *known)}, in_a_list=True)
     return Run(study.path / "retrain" / name) if name else study.run(trial)
+
+
+def _as_retrained(row: dict[Any, Any], run: Run) -> dict[Any, Any]:
+    """The trial's row with the network that a retraining made of its own, what that scored on val and how long it took."""
+    curve, final = run.metrics(), run.final
+    return row | {
+        "architecture": str(final["architecture"]),
+        "params": int(final["params"]),
+        "macs": int(final["macs"]),
+        "val_accuracy": float(curve[-1]["val_accuracy"]) if curve else math.nan,
+        "seconds": sum(float(epoch.get("seconds", 0)) for epoch in curve),
+    }
+
+
+def _became(run: Run) -> str:
+    """What a retraining made of its network, in a line; nothing where that is the network it began with, in floats."""
+    final, scores, said = run.final, run.scores or {}, []
+    if steps := final.get("steps"):
+        number = "1 step" if len(steps) == 1 else f"{len(steps)} steps"
+        said.append(
+            f"Pruned in {number} while it trained, from {run.config['params']:,} parameters; the choices above are what it began with."
+        )
+    if "precision" in final:
+        floats = {
+            "val": final.get("float32", {}).get("val_accuracy"),
+            "test": scores.get("float32", {}).get("accuracy"),
+        }
+        told = ", ".join(f"{split} {per_cent(accuracy)}" for split, accuracy in floats.items() if accuracy is not None)
+        before = f"; in float32 it scored {told}" if told else ""
+        said.append(f"Its weights are int8 ({final['param_bytes']:,} bytes of parameters){before}.")
+    return " ".join(said)
 
 
 def _choices(study: StudyRecords, row: dict[Any, Any]) -> list[str]:
@@ -111,7 +150,7 @@ def _legend(network: Network) -> str:
     if not isinstance(network, Architecture):
         return (
             "The form that is deployed and counted: batch norm is part of the convolution before it. Blue is channel-wise; a green line at the side "
-            "of a block adds its input to its output."
+            "of a block adds its input (its 3 × 3 average where the map shrinks) after the last convolution."
         )
     cut = "The dashed line cuts the mel axis, low bins to the left; blue is the heavy part. "
     return (

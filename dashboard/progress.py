@@ -123,7 +123,8 @@ def _show_course(study: KeptStudy, trials: pd.DataFrame) -> None:
     x = pick("by", "Over", _X)
     figure, reached = _course(study.version, x, study, trials)
     st.caption(
-        f"{reached:.4f} now: accuracy above chance × decades of parameters saved × decades of MACs saved, against the largest network of the space"
+        f"{reached:.4f} now: accuracy above chance × decades of parameters saved × decades of MACs saved, "
+        f"against the most parameters and the most MACs in the space"
     )
     st.plotly_chart(
         figure, key=f"course-{study.name}-{x}", config=CONFIG, height=320, alt=f"The hypervolume grew to {reached:.4f}"

@@ -332,8 +332,8 @@ def _show_results(study: StudyRecords) -> None:
         test_sd=("test_accuracy", "std"),
         val=("val_accuracy", "mean"),
         val_sd=("val_accuracy", "std"),
-        params=("params", "first"),
-        macs=("macs", "first"),
+        params=("params", "mean"),  # pruning with another seed may end with others
+        macs=("macs", "mean"),
         architecture=("architecture", "first"),
     ).sort_values("test", ascending=False)
     for name in ("test", "val"):

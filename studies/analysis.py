@@ -86,9 +86,9 @@ def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
 def hypervolume_of(trials: pd.DataFrame, reference_point: Mapping[str, float]) -> float:
     """The hypervolume of the complete trials: accuracy above chance (0 to 1) x decades of params x decades of MACs saved.
 
-    `reference_point` holds `accuracy` (chance, 0 to 1), `log10_params` and `log10_macs` (the largest network of the space); it is
-    fixed by the study, so that volumes of one study can be compared over time. Accuracy 1 at a tenth of the params and a tenth of
-    the MACs of the reference alone is worth 1 - chance. Trials that are no better than chance contribute nothing.
+    `reference_point` holds `accuracy` (chance, 0 to 1), `log10_params` and `log10_macs` (the most params and the most MACs in the
+    space, of two networks perhaps); it is fixed by the study, so that volumes of one study can be compared over time. Accuracy 1 at a
+    tenth of the params and a tenth of the MACs of the reference alone is worth 1 - chance. Trials that are no better than chance contribute nothing.
     """
     complete = trials[trials["state"] == "complete"]
     losses = np.column_stack(

@@ -124,7 +124,8 @@ def network_svg(network: Network, input: tuple[int, int], n_classes: int, dark: 
 
 
 def _mobile_svg(network: Mobile, input: tuple[int, int], n_classes: int, dark: bool) -> str:
-    """The deployed network, a box each layer; a line at the side is a block's input that is added to its output."""
+    """The deployed network, a box each layer; a line at the side is a block's input that is added behind its last convolution, before attention
+    and response norm."""
     cost = count(network, input, n_classes)
     pen = _Pen(_INK[dark])
     pen.text(_LEFT, 14, f"log-mel, {input[0]} × {input[1]} (frames × mels)", strong=True)
@@ -139,11 +140,14 @@ def _mobile_svg(network: Mobile, input: tuple[int, int], n_classes: int, dark: b
         name = str(part["part"])
         _draw_title(pen, f"{name[0].upper()}{name[1:]}", part)
         top = pen.y
+        added = 0.0
         for layer in layers[name]:
             colour = BLUE if "depthwise" in layer.name else GREY
             pen.box(_LEFT, _RIGHT, f"{_words_of(layer, network)} → {_by(layer.shape)}", colour)
+            if ".project" in layer.name:
+                added = pen.y - _ROW / 2
         if name.startswith("stage") and next(blocks).adds:
-            pen.path(f"M{_RIGHT} {top - 8} H{_RAIL} V{pen.y + 8} H{_RIGHT - 100}", GREEN)
+            pen.path(f"M{_RIGHT} {top - 8} H{_RAIL} V{added} H{_RIGHT}", GREEN)
         pen.arrow(f"{activation}, {_by(part['shape'])}" if name.startswith("stage") else _by(part["shape"]))
     pen.text(_LEFT, pen.y + 12, f"mean over the map: {n_classes} classes", strong=True)
     pen.y += 20

@@ -9,16 +9,21 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
+import numpy as np
+from scipy.optimize import nnls  # type: ignore[import-untyped]
+
 from search_space.complexity import count
 from search_space.errors import UserError
 from search_space.presets import resolve
 from studies import jobs
 from studies.jobs import Job
 from studies.records import StudyRecords
-from trainers.runs import Run
+from trainers.runs import Run, trial_folder
 
 # Assumed: a clip that is only scored costs a third of one that is trained on, a forward pass without the two of the gradients.
 _SCORED = 1 / 3
+_LEAST = 3  # networks of different MACs that a line with two numbers needs
+_MOST = 64  # Assumed: trials enough for two numbers; reading more would make the page wait
 
 
 class Estimate(NamedTuple):
@@ -56,12 +61,14 @@ def estimate(study: StudyRecords, wanted: Sequence[Job]) -> Estimate:
     """How long these jobs take one after the other, on the device that was measured.
 
     Seconds a clip and MAC are taken from the study's finished retrainings where there are some (of the same network, else of all),
-    else from the search's own training of each network, which had a smaller input and perhaps fewer cores.
+    else from a straight line through the search's own trainings (`line`), which had a smaller input and perhaps fewer cores: what a clip
+    costs beside its MACs does not grow with the input.
     """
     data, info = study.info["data"], study.info
     finished, measured_on = _finished_rates(study)
     clips = int(data["counts"]["train"]) + _SCORED * int(data["counts"]["val"])
     total, bases, devices = 0.0, set(), set()
+    searched: tuple[float, float] | None = None
     for job in wanted:
         same = finished.get(job.trial)
         everyone = [rate for rates in finished.values() for rate in rates]
@@ -69,18 +76,48 @@ def estimate(study: StudyRecords, wanted: Sequence[Job]) -> Estimate:
         architecture = resolve(run.config["architecture"])
         macs = count(architecture, tuple(info["input"]), info["n_classes"]).macs
         if same or everyone:
-            rate, basis = (
-                median(same or everyone),
-                f"finished retrainings of {'the same networks' if same else 'this study'}",
-            )
+            seconds = macs * median(same or everyone)
+            basis = f"finished retrainings of {'the same networks' if same else 'this study'}"
             devices |= measured_on
         else:
-            small = count(architecture, tuple(info["train_input"]), info["n_classes"]).macs
-            rate, basis = _rate(run, small), "the search's own training, scaled to the full input by MACs"
+            searched = searched or line(_searched(study))
+            seconds = searched[0] + searched[1] * macs
+            basis = "the search's own trainings, carried on to the MACs at the full input"
             devices |= _device(run, "provenance.json")
-        total += job.epochs * clips * macs * rate
+        total += job.epochs * clips * seconds
         bases.add(basis)
     return Estimate(total, " and ".join(sorted(bases)), tuple(sorted(devices)))
+
+
+def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Seconds a clip and seconds a clip and MAC, neither below zero, of the line nearest to these (MACs, seconds a clip), by relative errors.
+
+    NaN without points. Points with fewer than three MACs say nothing of what a clip costs beside them: their line goes through zero.
+    """
+    if not points:
+        return math.nan, math.nan
+    macs_N, seconds_N = np.array(points, dtype=float).T
+    if len(set(macs_N)) < _LEAST:
+        return 0.0, float(np.median(seconds_N / macs_N))
+    scale = macs_N.max()  # so that both columns are of one size
+    x_N2 = np.column_stack([np.ones_like(macs_N), macs_N / scale]) / seconds_N[:, None]
+    (fixed, by_macs), _ = nnls(x_N2, np.ones_like(macs_N))
+    return float(fixed), float(by_macs / scale)
+
+
+def _searched(study: StudyRecords) -> list[tuple[float, float]]:
+    """MACs at the input that the search trained with, and seconds a clip, of some of the study's complete trials, from its smallest to its largest."""
+    trials, info = study.trials(), study.info
+    complete = trials[(trials["state"] == "complete") & (trials["seconds"].astype(float) > 0) & (trials["clips"] > 0)]
+    complete = complete.sort_values("macs")
+    if len(complete) > _MOST:
+        complete = complete.iloc[np.linspace(0, len(complete) - 1, _MOST).round().astype(int)]
+    points = []
+    for trial, text, seconds, clips in complete[["trial", "architecture", "seconds", "clips"]].itertuples(index=False):
+        macs = count(resolve(text), tuple(info["train_input"]), info["n_classes"]).macs
+        measured = _seconds_a_clip(Run(trial_folder(study.path.parent, study.name, int(trial))))
+        points.append((float(macs), measured if measured > 0 else float(seconds) / float(clips)))
+    return points
 
 
 def _finished_rates(study: StudyRecords) -> tuple[dict[int, list[float]], set[str]]:
@@ -106,7 +143,14 @@ def _device(run: Run, record: str) -> set[str]:
 
 def _rate(run: Run, macs: float) -> float:
     """Seconds a clip and MAC of a training, NaN where its curve does not say."""
-    with contextlib.suppress(UserError, KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
+    return _seconds_a_clip(run) / macs if macs else math.nan
+
+
+def _seconds_a_clip(run: Run) -> float:
+    """Seconds that a training took for a clip, NaN where its curve does not say; without its first epoch, in which much is done once, where there are more."""
+    with contextlib.suppress(UserError, OSError, KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
         rows: list[dict[str, Any]] = [row for row in run.metrics() if "seconds" in row]
-        return sum(float(row["seconds"]) for row in rows) / float(rows[-1]["clips_seen"]) / macs
+        first = rows[0] if len(rows) > 1 else {"seconds": 0.0, "clips_seen": 0}
+        seconds = sum(float(row["seconds"]) for row in rows) - float(first["seconds"])
+        return seconds / (float(rows[-1]["clips_seen"]) - float(first["clips_seen"]))
     return math.nan

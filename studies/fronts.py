@@ -137,7 +137,8 @@ def front_figure(
     figure.update_traces(
         unselected={"marker": {"opacity": 0.4}}, selected={"marker": {"opacity": 1}}, selector=_is_networks
     )
-    for note in _names(presets, x, [*complete["val_accuracy"], *stopped["val_accuracy"]]):
+    scores = [*complete["val_accuracy"], *stopped["val_accuracy"], *_reached(confirmed, retrained, published)]
+    for note in _names(presets, x, scores):
         figure.add_annotation(note)
 
     shown = pd.concat([complete[x], stopped[x]])
@@ -463,11 +464,13 @@ def _retrained(retrained: pd.DataFrame | None, x: str) -> go.Scatter | None:
     """A point for every network, recipe and length: the mean of its seeds' val accuracy, with the deviation between them where there are several."""
     if retrained is None or retrained.dropna(subset=["val_accuracy"]).empty:
         return None
-    by = ["trial", "recipe", "epochs", "architecture", x]
-    found = retrained.groupby(by)[["val_accuracy", "test_accuracy"]].agg(["mean", "std", "count"])
+    by = ["trial", "recipe", "epochs"]  # where seeds pruned to different networks the point is at their mean cost
+    grouped = retrained.groupby(by)
+    found = grouped[["val_accuracy", "test_accuracy"]].agg(["mean", "std", "count"])
+    networks = grouped.agg({"architecture": "first", x: "mean"})
     val, test, number = found["val_accuracy"], found["test_accuracy"]["mean"], found["val_accuracy"]["count"]
     spread = 100 * val["std"].fillna(0.0)
-    rows = [dict(zip(by, key, strict=True)) for key in found.index]
+    rows: list[dict[Any, Any]] = networks.reset_index().to_dict("records")
     return go.Scatter(
         x=[row[x] for row in rows],
         y=(100 * val["mean"]).tolist(),
@@ -477,7 +480,7 @@ def _retrained(retrained: pd.DataFrame | None, x: str) -> go.Scatter | None:
         marker={"color": VERMILLION, "symbol": "triangle-up", "size": 11},
         customdata=[[int(row["trial"])] for row in rows],
         hovertext=[
-            f"<b>trial {row['trial']}, retrained</b><br>{html.escape(row['architecture'])}<br>{html.escape(row['recipe'])}, {row['epochs']} epochs, "
+            f"<b>trial {row['trial']}, retrained</b><br>{html.escape(row['architecture'])}<br>{html.escape(str(row['recipe']))}, {row['epochs']} epochs, "
             f"{seeds} seed{'s' * (seeds > 1)}: val {per_cent(mean)}, test {per_cent(tested)}"
             for row, seeds, mean, tested in zip(rows, number, val["mean"], test, strict=True)
         ],
@@ -535,6 +538,17 @@ def _floor(trials: pd.DataFrame, x: str, scores: Sequence[float]) -> list[go.Sca
             )
         )
     return traces
+
+
+def _reached(confirmed: pd.DataFrame | None, retrained: pd.DataFrame | None, published: Sequence[Mark]) -> list[float]:
+    """The accuracies (0 to 1) up to which what stands beside the trials is drawn, names and whiskers included."""
+    reached = [mark.val_accuracy for mark in published]
+    if confirmed is not None:
+        reached += confirmed["val_high"].astype(float).dropna().tolist()
+    if retrained is not None and len(retrained):
+        seeds = retrained.groupby(["trial", "recipe", "epochs"])["val_accuracy"]
+        reached += (seeds.mean() + seeds.std().fillna(0.0)).dropna().tolist()
+    return reached
 
 
 def _names(presets: pd.DataFrame, x: str, scores: Sequence[float]) -> list[dict[str, Any]]:

@@ -288,21 +288,22 @@ def all_retrainings(study: StudyRecords) -> list[Job]:
 
 
 def retrained(study: StudyRecords) -> pd.DataFrame:
-    """Every finished retraining of a study's networks, a row each: `trial`, `architecture`, `recipe`, `epochs`, `seed`, `val_accuracy` and
-    `test_accuracy` (0 to 1), `params`, `macs`, `run` (its folder's name). A record that can not be read is left out: `state` says that it is corrupt.
+    """Every finished retraining of a study's networks, a row each: `trial`, `architecture`, `recipe` (the job's label), `epochs`, `seed`,
+    `val_accuracy` and `test_accuracy` (0 to 1), `params`, `macs`, `run` (its folder's name). Architecture, params and MACs are those of the
+    network that came of it, which pruning makes another one than the trial's. A record that can not be read is left out: `state` says that it is corrupt.
     """
     import pandas as pd  # the queue's worker, which lives for hours, needs none
 
     rows = []
     for run in sorted(_runs(study.path), key=lambda run: run.path.name):
         with contextlib.suppress(UserError, *_TORN):
-            job, config, curve = job_of(run), run.config, run.metrics()
+            job, curve = job_of(run), run.metrics()
             scores = run.scores
             if scores is None or state(run).name != "finished" or not 0 <= float(scores["accuracy"]) <= 1:
                 continue
             row: dict[str, Any] = {
                 "trial": job.trial,
-                "architecture": str(config["architecture"]),
+                "architecture": str(run.final["architecture"]),
                 "recipe": job.label,
                 "epochs": job.epochs,
                 "seed": job.seed,

@@ -15,7 +15,8 @@ def nearest(trials: pd.DataFrame, trial: int, space: AnySpace, n: int = 8) -> pd
     """The `n` trained networks with the fewest choices unlike those of `trial`: `trial`, `changes`, `what` (stem 28 → 32), `difference`
     in val accuracy (0 to 1), `val_accuracy`, `params`, `macs`; the fewest changes first, of equally many the most accurate.
 
-    A choice that only means something for one of the two is no change of its own: it came with another one. Empty where the trials
+    A choice that only means something for one of the two is no change of its own: it came with another one. Networks of another `family` share
+    hardly a choice, so they are no neighbours where the space has families. Empty where the trials
     lack the choices of the space, which has changed since then.
     """
     columns = ["trial", "changes", "what", "difference", "val_accuracy", "params", "macs"]
@@ -26,6 +27,8 @@ def nearest(trials: pd.DataFrame, trial: int, space: AnySpace, n: int = 8) -> pd
         return pd.DataFrame(columns=columns)
     base = own.iloc[0]
     others = complete[complete["trial"] != trial]
+    if "family" in names:
+        others = others[others["family"] == base["family"]]
     changed_NC = np.column_stack(
         [(others[name] != base[name]) & others[name].notna() & pd.notna(base[name]) for name in names]
     )

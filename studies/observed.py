@@ -470,14 +470,15 @@ def effects_report(records: StudyRecords) -> dict[str, Any]:
             f"go back to revision {info['provenance'].get('git')}"
         )
     choices = get_space(info["space"]["name"]).choices
+    place = "" if records.path.parent == Path("runs") else f" --runs {shlex.quote(str(records.path.parent))}"
     try:
         found = study_effects(trials, choices)
     except UserError as error:
-        raise UserError(str(error).replace("--study NAME", f"--study {records.name}")) from error
+        named = str(error).replace("--study NAME --trials N", f"--study {records.name} --trials N{place}")
+        raise UserError(named) from error
     states = trials["state"].value_counts()
     best = int(analysis.front(trials)["trial"].iloc[0])
     chosen = _factors(found["objectives"]["val_accuracy"]["choices"], _active(trials, best))
-    place = "" if records.path.parent == Path("runs") else f" --runs {shlex.quote(str(records.path.parent))}"
     return {
         "study": records.name,
         "evidence": f"observational: {OBSERVATIONAL}",

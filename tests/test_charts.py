@@ -112,6 +112,50 @@ def test_names_of_presets_stand_above_all_points_on_lines_of_their_own(trials):
     assert [round(10**note.x) for note in notes] == [10_000, 20_000, 40_000]
 
 
+def test_names_of_presets_stand_above_what_lies_beside_the_trials_too(trials):
+    trials.loc[0, "preset"] = "dssdn-large"
+    full = pd.DataFrame(
+        [
+            {
+                "trial": 0,
+                "recipe": "strong",
+                "epochs": 60,
+                "architecture": "a",
+                "params": 5000,
+                "macs": 9,
+                "test_accuracy": 0.9,
+            }
+        ]
+    ).assign(val_accuracy=0.95)
+    [note] = fronts.front_figure(trials, retrained=full).layout.annotations
+    assert note.ay > 95.0
+    sure = trials.loc[[0], ["trial", "architecture", "params", "macs"]].assign(val_mean=0.9, val_low=0.8, val_high=0.97)
+    [note] = fronts.front_figure(trials, confirmed=sure).layout.annotations
+    assert note.ay > 97.0
+
+
+def test_a_pruned_retraining_stands_at_its_own_cost_and_seeds_are_one_point(trials):
+    rows = [("strong", 20_000, 0.6), ("strong-pruned0.5x8", 9_000, 0.5), ("strong-pruned0.5x8", 11_000, 0.7)]
+    full = pd.DataFrame(
+        [
+            {
+                "trial": 0,
+                "recipe": label,
+                "epochs": 60,
+                "architecture": "a",
+                "params": params,
+                "macs": 5,
+                "val_accuracy": val,
+            }
+            for label, params, val in rows
+        ]
+    ).assign(test_accuracy=0.5)
+    figure = fronts.front_figure(trials, retrained=full)
+    [drawn] = [trace for trace in figure.data if (trace.name or "").startswith("retrained fully")]
+    assert dict(zip(drawn.x, drawn.y, strict=True)) == pytest.approx({20_000: 60.0, 10_000: 60.0})
+    assert "2 seeds" in drawn.hovertext[1]
+
+
 def test_a_long_title_is_broken_and_has_room(trials):
     short, long = (charts.layout(title, synthetic=True) for title in ("<b>", "a title that says a lot " * 4))
     assert short["title"]["text"] == "&lt;b&gt; · synthetic data"

@@ -12,7 +12,7 @@ import torchaudio
 
 from search_space import Architecture, count
 from search_space.errors import UserError
-from search_space.presets import PRESETS
+from search_space.presets import PRESETS, resolve
 from search_space.space import get_space
 from studies.charts import GREEN, VERMILLION
 from studies.drawings import (
@@ -55,6 +55,30 @@ class TestDiagram:
             assert 0 <= float(box["x"]) < float(box["x"]) + float(box["width"]) <= width
             assert 0 <= float(box["y"]) < float(box["y"]) + float(box["height"]) <= height
             assert float(box["width"]) > 0
+
+    @pytest.mark.parametrize("name", ["cp-mobile-s1", "rep-mobile"])
+    def test_a_mobile_block_adds_its_input_behind_its_last_convolution(self, name):
+        """The line ends at a box of `project`, before attention and response norm."""
+        network = resolve(name)
+        root = ElementTree.fromstring(network_svg(network, (64, 256), 10))
+        lines = [element.attrib["d"] for element in root.iter() if element.attrib.get("stroke") == GREEN]
+        ends = [float(re.search(r"V([\d.]+)", line)[1]) for line in lines if " H" in line]
+        boxes = [element for element in root.iter() if element.tag.endswith("rect")]
+        layers = count(network, (64, 256), 10).layers
+        assert len(boxes) == len(layers)
+        reached = [
+            layer.name
+            for end in ends
+            for box, layer in zip(boxes, layers, strict=True)
+            if float(box.attrib["y"]) <= end <= float(box.attrib["y"]) + float(box.attrib["height"])
+        ]
+        adding = [
+            f"stages.{i}.{j}.project.conv"
+            for i, stage in enumerate(network.blocks)
+            for j, block in enumerate(stage)
+            if block.adds
+        ]
+        assert reached == adding
 
     def test_networks_of_every_space_are_drawn(self):
         rng = np.random.default_rng(0)

@@ -18,7 +18,7 @@ import pytest
 from search_space import Architecture, count
 from search_space.errors import UserError
 from studies import jobs, open_study
-from studies.estimates import estimate, queue
+from studies.estimates import estimate, line, queue
 from studies.jobs import Job, is_retraining, job_of, state
 from trainers.config import RECIPES
 from trainers.runs import Run
@@ -517,5 +517,27 @@ class TestRetrained:
         assert other.seconds == pytest.approx(10 * (counts["train"] + counts["val"] / 3) * 4.0 / 20 / 5000 * macs)
         assert estimate(study, [Job("tiny", own_study, 2)]).basis == "finished retrainings of the same networks"
         (run.path / "metrics.jsonl").write_text("[]\n")
-        (study.run(1).path / "metrics.jsonl").unlink()
-        assert math.isnan(estimate(study, [job]).seconds)
+        for place in (own_study / "tiny" / "trials").glob("*/metrics.jsonl"):
+            place.unlink()  # the trials' own seconds are left
+        assert estimate(study, [job]).seconds > 0
+
+    def test_what_a_clip_costs_beside_its_macs_does_not_grow_with_the_input(self, own_study):
+        """Curves made up of 2 ms a clip and 1 ns a MAC, after a first epoch that took a hundred times as long."""
+        study = open_study("tiny", own_study)
+        info, macs = study.info, {}
+        for trial, text in study.trials()[["trial", "architecture"]].itertuples(index=False):
+            small, whole = (count(text, tuple(info[size]), 3).macs for size in ("train_input", "input"))
+            macs[trial] = whole
+            seconds = 20 * (2e-3 + 1e-9 * small)
+            rows = [{"clips_seen": 20 * i, "seconds": 100 * seconds if i == 1 else seconds} for i in (1, 2, 3)]
+            (study.run(trial).path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        counts = info["data"]["counts"]
+        for trial, whole in macs.items():
+            seconds = 10 * (counts["train"] + counts["val"] / 3) * (2e-3 + 1e-9 * whole)
+            assert estimate(study, [Job("tiny", own_study, trial, epochs=10)]).seconds == pytest.approx(seconds)
+
+    def test_a_line_needs_three_networks_and_never_falls(self):
+        assert line([(1.0, 5.0), (2.0, 7.0), (4.0, 11.0)]) == pytest.approx((3.0, 2.0))
+        assert line([(1.0, 5.0), (2.0, 4.0), (4.0, 3.0)])[1] == 0.0
+        assert line([(2.0, 6.0), (2.0, 8.0), (4.0, 16.0)]) == pytest.approx((0.0, 4.0))
+        assert math.isnan(line([])[0])

@@ -40,6 +40,18 @@ def test_a_choice_that_came_with_another_is_no_change_of_its_own():
     assert found[["changes", "what"]].to_numpy().tolist() == [[1, "operator sc → osc"]]
 
 
+def test_another_family_is_no_neighbour():
+    """Its own choices are empty here and these are empty there, so that it would differ in `family` alone."""
+    space = get_space("all")
+    rows = [("cp-mobile", {"cpm_base": 16}), ("rep-mobile", {"repm_base": 16}), ("cp-mobile", {"cpm_base": 24})]
+    of_all = {"state": "complete", "val_accuracy": 0.5, "params": 10, "macs": 20, **dict.fromkeys(space.choices)}
+    trials = pd.DataFrame(
+        [{"trial": i, **of_all, "family": family, **choices} for i, (family, choices) in enumerate(rows)]
+    )
+    found = nearest(trials, 0, space)
+    assert found[["trial", "what"]].to_numpy().tolist() == [[2, "cpm base 16 → 24"]]
+
+
 def test_only_trained_networks_count():
     assert nearest(frame({"stem": 12, "state": "stopped"}), 0, SPACE).empty
     assert nearest(frame({"stem": 12}).query("trial > 0"), 0, SPACE).empty

@@ -19,8 +19,10 @@ from pages import ROOT, add_trials, main_module_is_given_back, metrics, page, ru
 from streamlit.testing.v1 import AppTest
 
 from dashboard import listen
+from search_space.complexity import count
 from search_space.errors import UserError
 from studies import answers, open_study
+from studies.charts import duration
 from studies.jobs import Job
 from studies.storage import open_storage
 from trainers.runs import Predictions, Run
@@ -328,6 +330,37 @@ class TestWeights:
         assert not app.exception
         assert (app.query_params["section"], app.query_params["weights"]) == ("Take it along", run.path.name)
         assert "load_model(Run(" in texts(app)
+
+    def test_a_pruned_int8_network_is_shown_as_what_came_of_it(self, page, runs):
+        run = retrained(runs)
+        small = "dssdn_c8-12-16_r0.5_sc_h64"
+        size, n_classes = tuple(run.config["input"]), len(run.config["data"]["classes"])
+        cost = count(small, size, n_classes)
+        final = {
+            "architecture": small,
+            "params": cost.params,
+            "macs": cost.macs,
+            "steps": [{}, {}],
+            "precision": "int8-qat",
+        }
+        final |= {"param_bytes": 4321, "float32": {"val_accuracy": 0.5}}
+        run.write_json("run.json", run.config | {"final": final})
+        run.write_json("scores.json", {"accuracy": 0.75, "float32": {"accuracy": 0.25}})
+        rows = [{"clips_seen": 8 * i, "seconds": 30.0, "val_accuracy": 0.625, "loss": 1.0, "epoch": i} for i in (1, 2)]
+        run.write_metrics(rows)
+        app = page("network", study="tiny", trial="1", weights=run.path.name)
+        assert not app.exception
+        assert not app.warning
+        assert small in [code.value for code in app.code]
+        layers = table(app, "kind")
+        assert (layers["params"].sum(), layers["macs"].sum()) == (cost.params, cost.macs)
+        shown = metrics(app)
+        assert (shown["Validation accuracy"], shown["Trained in"]) == ("62.5 %", duration(60.0))
+        assert "Pruned in 2 steps" in texts(app)
+        assert "int8 (4,321 bytes of parameters); in float32 it scored val 50.0 %, test 25.0 %" in texts(app)
+        own = page("network", study="tiny", trial="1")
+        assert "Pruned" not in texts(own)
+        assert small not in [code.value for code in own.code]
 
     def test_without_a_retraining_there_is_no_choice(self, page):
         app = page("network", study="tiny", trial="1")

@@ -47,14 +47,19 @@ def show_ablations() -> None:
             show_text(f"{report.key}: {report.error}")
     if not whole:
         st.markdown("An ablation changes one thing at a time, with several seeds, and tells effect from noise:")
-        runs = runs_folder()
-        more = [] if str(runs) == "runs" else ["--runs", str(runs)]
-        st.code(shlex.join(["python", "-m", "studies.ablate", "--base", "dssdn-middle", *more]), language="bash")
+        _show_command("studies.ablate", "--base", "dssdn-middle")
         return
     key = pick("ablation", "Ablation", {key: _label(report) for key, report in whole.items()}, in_a_list=True)
     st.query_params["ablation"] = key  # another one may be the latest at the next look
     with part():
         show_ablation(whole[key])
+
+
+def _show_command(module: str, *options: str) -> None:
+    """A command for a shell, which finds this server's runs folder."""
+    runs = runs_folder()
+    more = [] if str(runs) == "runs" else ["--runs", str(runs)]
+    st.code(shlex.join(["python", "-m", module, *options, *more]), language="bash")
 
 
 def _label(report: Report) -> str:
@@ -132,7 +137,7 @@ def show_fidelity(study: StudyRecords) -> None:
     found = fidelities(study.path)
     if not found:
         st.markdown("Networks of this study trained for longer tell whether its short budget ranks them rightly:")
-        st.code(shlex.join(["python", "-m", "studies.fidelity", "--study", study.name]), language="bash")
+        _show_command("studies.fidelity", "--study", study.name)
     for report in found:
         with part():
             if report.error:
