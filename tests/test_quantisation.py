@@ -257,9 +257,10 @@ class TestBranches:
         branches = {name: layer for name, layer in model.named_modules() if isinstance(layer, RepConv)}
         assert len(branches) == 3
         for name, layer in branches.items():
-            kernel = fake.graph.get_parameter(f"{name}.weight")
+            kernel, before = fake.graph.get_parameter(f"{name}.weight"), trained.get_submodule(name)
+            assert isinstance(before, RepConv)
             assert torch.equal(layer.merged()[0], kernel)
-            assert not torch.equal(trained.get_submodule(name).merged()[0], kernel)
+            assert not torch.equal(before.merged()[0], kernel)
         int8 = converted(fake, model, SIZE)
         self._is_deployed_form(network, int8)
         ours, theirs, plain = (_answers(net.eval(), _batch()) for net in (int8, fake, model))
