@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 AXES = {"params": "Parameters", "macs": "MACs"}
+DRAWN = ("complete", "stopped", "over_cap", "failed")
+"""The states of the networks that are drawn, where their costs are known, and listed: a duplicate is none, a queued one has not been seen."""
 VIEWS = {"plot": "Plot", "space": "3-D", "parallel": "All choices"}
 
 _CONFIG = CONFIG | {"modeBarButtonsToRemove": ["select2d", "autoScale2d"]}
@@ -46,6 +48,7 @@ def show_networks(
         again, full = _confirmed_by(study), retrained(study)
         results = (tuple(again.get("written", ())), tuple(full["run"]))
         dark = st.context.theme.type == "dark"
+        drawn = int((trials["state"].isin(DRAWN) & trials[x].notna()).sum())
         figure = _plot(what, x, colour, tuple(sorted(marked)), results, dark, study, trials, on_front, again, full)
         st.plotly_chart(
             figure,
@@ -55,7 +58,7 @@ def show_networks(
             selection_mode=("points", "lasso"),
             config=_CONFIG,
             height=_HEIGHT,
-            alt=f"Validation accuracy against {AXES[x]} of {len(trials):,} trials; the table beneath has the same networks",
+            alt=f"Validation accuracy against {AXES[x]} of {drawn:,} networks, which the table beneath lists",
         )
     elif view == "space":
         figure = _space(what, colour, synthetic, trials)

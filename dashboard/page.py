@@ -12,7 +12,8 @@ import streamlit as st
 
 from dashboard.choice import chosen_study, keep_address, open_address
 from dashboard.parts import part, show_text
-from dashboard.reading import KeptStudy, read_study, read_trials, runs_folder, study_names, trained_rows
+from dashboard.reading import KeptStudy, find_studies, read_study, read_trials, runs_folder, study_names, trained_rows
+from trainers.runs import without_password
 
 _LOOK_S = 5  # between two looks for a first study
 
@@ -54,12 +55,16 @@ def show_kind(study: KeptStudy) -> None:
 
 def show_how_to_begin() -> None:
     """What to do where there is no study yet."""
-    runs = runs_folder()
+    runs, storage = runs_folder(), st.session_state.get("storage")
     command = ["python", "-m", "studies.run", "--trials", "200"]
     if runs != Path("runs"):
         command += ["--runs", str(runs)]
-    st.title("No study yet", anchor=False)
-    st.markdown("A study tries networks on a data set and keeps what it finds. This command makes the first one:")
+    if storage is not None:
+        command += ["--storage", without_password(storage)]
+    known = not find_studies()[1]
+    st.title("No study yet" if known else "No study in the runs folder", anchor=False)
+    first = "the first one" if known else "one, as soon as the database answers"
+    st.markdown(f"A study tries networks on a data set and keeps what it finds. This command makes {first}:")
     st.code(shlex.join(command), language="bash")
     st.markdown(
         "Without `--data` it makes a synthetic data set, so nothing has to be downloaded; with `--data FOLDER` it reads recordings "
@@ -71,5 +76,5 @@ def show_how_to_begin() -> None:
 
 
 def _wait_for_a_study() -> None:
-    if study_names():
+    if find_studies()[0]:
         st.rerun()

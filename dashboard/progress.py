@@ -94,7 +94,13 @@ def _at_work(study: KeptStudy, trials: pd.DataFrame) -> str:
     of = f" {done:,} of {total:,} networks are done." if total else ""
     if not study.owners:
         if done == total:
-            return f":material/check_circle: The study is done: {done:,} of {total:,} networks."
+            left = int((trials["state"] == "queued").sum())
+            never = (
+                f" Of the queued networks {left:,} {'was' if left == 1 else 'were'} not begun: the total was reached."
+                if left
+                else ""
+            )
+            return f":material/check_circle: The study is done: {done:,} of {total:,} networks.{never}"
         return f":material/pause_circle: Nothing works on this study now.{of}"
     machines = {(owner or {}).get("host") for owner in study.owners.values()}
     workers = f"{len(study.owners)} {'worker' if len(study.owners) == 1 else 'workers'}"

@@ -18,6 +18,7 @@ from studies.storage import JOURNAL
 __all__ = [
     "KeptStudy",
     "asked",
+    "find_studies",
     "read_study",
     "read_trials",
     "rows_of",
@@ -58,18 +59,27 @@ def runs_folder() -> Path:
 
 
 def study_names() -> list[str]:
-    """The studies that exist, the latest first, behind them those of the database alone. A folder that leads out of the runs is none."""
+    """The studies that exist (`find_studies`); a database that does not answer is said to be so on the page."""
+    names, error = find_studies()
+    if error:
+        st.warning("The studies of `--storage` can not be listed.", icon=":material/cloud_off:")
+        st.code(error, language=None, wrap_lines=True)
+    return names
+
+
+def find_studies() -> tuple[list[str], str]:
+    """The studies that exist, the latest first, behind them those of the database alone, and why that could not be asked ('' where it could).
+
+    A folder that leads out of the runs is none."""
     runs, storage = runs_folder(), st.session_state.get("storage")
     names = [name for name in list_studies(runs) if lies_inside(runs / name, runs)]
     if storage is None:
-        return names
+        return names, ""
     try:
         found = _database(storage).names()
     except UserError as error:
-        found = []
-        st.warning("The studies of `--storage` can not be listed.", icon=":material/cloud_off:")
-        st.code(str(error), language=None, wrap_lines=True)
-    return [*names, *(name for name in found if name not in names)]
+        return names, str(error)
+    return [*names, *(name for name in found if name not in names)], ""
 
 
 def read_study(name: str) -> KeptStudy:

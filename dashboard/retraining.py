@@ -250,7 +250,7 @@ def _show_state(job: Job, state: State, key: str, turn: int) -> None:
             jobs.enqueue(job, resume=True)
             st.rerun()
     if state.active or (state.name not in ("queued", "corrupt") and 0 < state.epoch < state.epochs):
-        st.progress(min(1.0, max(0.0, state.epoch / max(1, state.epochs))), text=_progress(state))
+        st.progress(state.done, text=_progress(state))
     if state.error:
         show_text(state.error)
     if state.barred:

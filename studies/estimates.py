@@ -51,7 +51,7 @@ def queue(study: StudyRecords) -> Queue:
         if found.active and found.eta_s is not None:
             seconds += found.eta_s
         elif job.study == study.name:
-            seconds += estimate(study, [job]).seconds * (1 - found.epoch / max(1, found.epochs))
+            seconds += estimate(study, [job]).seconds * (1 - found.done)
         else:
             seconds = math.nan
     return Queue(len(at_work) + len(waiting), seconds)

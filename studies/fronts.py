@@ -281,7 +281,10 @@ def parallel_figure(
             labelangle=-25 if len(dimensions) > 7 else 0,
         )
     )
-    figure.update_layout(layout(title, synthetic), margin={"t": 106, "l": 50, "r": 50, "b": 20})
+    widest = max(
+        map(len, dimensions[0].get("ticktext", [""])), default=0
+    )  # of the words that stand left of the first axis
+    figure.update_layout(layout(title, synthetic), margin={"t": 106, "l": max(50, 16 + 8 * widest), "r": 50, "b": 20})
     return figure
 
 

@@ -132,7 +132,7 @@ class State:
 
     `name` is 'queued' (it waits for its turn), 'starting' (its process prepares, no epoch has begun), 'running', 'finished', 'interrupted' (it was asked to end, and kept
     its finished batches), 'stopped' (its process is gone without a word), 'failed' or 'corrupt' (its record can not be read).
-    `eta_s` are the seconds left, None while unknown; `error` says what went wrong, None while nothing did. `barred` says why a run that
+    `clips_seen` of one that runs counts the clips trained on, of `clips` in all, 0 while unknown; `eta_s` are the seconds left, None while unknown; `error` says what went wrong, None while nothing did. `barred` says why a run that
     has not finished can not go on, None where it can.
     """
 
@@ -142,6 +142,14 @@ class State:
     eta_s: float | None = None
     error: str | None = None
     barred: str | None = None
+    clips_seen: int = 0
+    clips: int = 0
+
+    @property
+    def done(self) -> float:
+        """The share of its training that is done, 0 to 1: by clips, so that it grows within an epoch, where they are known."""
+        share = self.clips_seen / self.clips if self.clips else self.epoch / max(1, self.epochs)
+        return min(1.0, max(0.0, share))
 
     @property
     def active(self) -> bool:
@@ -381,6 +389,13 @@ def _is_newer(run: Run, name: str, than: str) -> bool:
     return (run.path / name).stat().st_mtime_ns > (run.path / than).stat().st_mtime_ns
 
 
+def _clips(run: Run, status: dict[str, Any]) -> tuple[int, int]:
+    """How many clips a training has seen, and will have; 0 where its records do not say."""
+    with contextlib.suppress(UserError, *_TORN):
+        return int(status["clips_seen"]), int(run.config["clips"])
+    return 0, 0
+
+
 def _barred(run: Run) -> str | None:
     """Why a run could not go on if it was started again, or None: its recipe may be one that this version does not know."""
     match = _FOLDER.fullmatch(run.path.name)
@@ -432,6 +447,7 @@ def _state(run: Run) -> State | None:
             eta_s and float(eta_s),
             str(error) if name == "failed" and error else None,
             _barred(run) if name in _ENDED else None,
+            *(_clips(run, status) if name == "running" else ()),
         )
     except _TORN as error:
         return State("corrupt", error=str(error) or type(error).__name__)

@@ -142,10 +142,10 @@ class TestEffects:
 
 
 class TestFidelity:
-    def test_without_one_it_says_how_to_make_one(self, page: object) -> None:
+    def test_without_one_it_says_how_to_make_one(self, page: object, runs) -> None:
         app = shown(page, "fidelity")
         assert not app.exception
-        assert "python -m studies.fidelity --study tiny" in texts(app)
+        assert f"python -m studies.fidelity --study tiny --runs {runs}" in texts(app)
 
     def test_one_is_shown_and_a_torn_one_said_to_be_so(self, page, runs) -> None:
         folder = runs / "tiny" / "fidelity" / "short-128"

@@ -156,6 +156,15 @@ def test_a_pruned_retraining_stands_at_its_own_cost_and_seeds_are_one_point(tria
     assert "2 seeds" in drawn.hovertext[1]
 
 
+def test_the_words_of_the_first_axis_have_room(trials):
+    words = trials.assign(family="rep-mobile")
+    words.loc[0, "family"] = "dssdn"
+    wide, narrow = (
+        fronts.parallel_figure(frame, ["family"]).layout.margin.l for frame in (words, trials.assign(family=1))
+    )
+    assert wide >= 8 * len("rep-mobile") > narrow
+
+
 def test_a_long_title_is_broken_and_has_room(trials):
     short, long = (charts.layout(title, synthetic=True) for title in ("<b>", "a title that says a lot " * 4))
     assert short["title"]["text"] == "&lt;b&gt; · synthetic data"

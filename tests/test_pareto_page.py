@@ -33,6 +33,7 @@ class TestPlot:
         assert not app.exception
         assert {"stopped early (2)", "over a cap (1)", "failed (1)"} <= set(names(app))
         assert "8 networks" in texts(app)  # a duplicate is none
+        assert " of 8 networks" in app.get("plotly_chart")[0].proto.alt
 
     def test_the_address_says_which_cost_and_colour(self, page):
         app = page("pareto", x="macs", colour="operator")

@@ -8,14 +8,12 @@ import streamlit as st
 from dashboard.cards import SCORED, show_cards
 from dashboard.choice import chosen_trial, chosen_trials, pick
 from dashboard.filters import show_filters
-from dashboard.front import AXES, VIEWS, picked_more, show_front_table, show_networks, show_table
+from dashboard.front import AXES, DRAWN, VIEWS, picked_more, show_front_table, show_networks, show_table
 from dashboard.page import show_page
 from dashboard.parts import part
 from dashboard.reading import KeptStudy, rows_of
 from studies.analysis import front
 from studies.records import known_choices
-
-_DRAWN = (*SCORED, "over_cap", "failed")
 
 
 def show_pareto(study: KeptStudy, trials: pd.DataFrame) -> None:
@@ -43,7 +41,7 @@ def show_pareto(study: KeptStudy, trials: pd.DataFrame) -> None:
     mask = filters.mask(trials)
     shown = trials[mask] if len(filters.text) else trials
 
-    drawn = trials[trials["state"].isin(_DRAWN) & trials["params"].notna()]
+    drawn = trials[trials["state"].isin(DRAWN) & trials["params"].notna()]
     known = {int(number) for number in drawn["trial"]}
     trial, several = chosen_trial(known), chosen_trials(known)
     chosen = set(several) | ({trial} if trial is not None else set())
@@ -62,7 +60,7 @@ def show_pareto(study: KeptStudy, trials: pd.DataFrame) -> None:
             show_front_table(best[best["trial"].isin(shown["trial"])], f"front-{study.name}", chosen)
             st.caption("Click a point to open the network here; take the lasso for several.")
     with part():
-        listed = shown[shown["state"].isin(_DRAWN)]
+        listed = shown[shown["state"].isin(DRAWN)]
         show_table(study, listed, on_front, chosen)
 
 
