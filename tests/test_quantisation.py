@@ -267,6 +267,7 @@ class TestBranches:
         assert (ours.argmax(1) == theirs.argmax(1)).float().mean() >= 0.99
         assert (ours - theirs).abs().mean() < 0.1 * (plain - theirs).abs().mean()
 
+    @pytest.mark.slow
     def test_a_run_keeps_both_forms(self, tiny_folder: Path, tmp_path: Path) -> None:
         network = next(iter(BRANCHED))
         run = _retrained(tiny_folder, tmp_path, "--epochs", "4", "--precision", "int8-qat", architecture=network)
