@@ -94,10 +94,10 @@ def _at_work(study: KeptStudy, trials: pd.DataFrame) -> str:
     of = f" {done:,} of {total:,} networks are done." if total else ""
     if not study.owners:
         if done == total:
-            left = int((trials["state"] == "queued").sum())
+            waiting = int((trials["state"] == "queued").sum())
             never = (
-                f" Of the queued networks {left:,} {'was' if left == 1 else 'were'} not begun: the total was reached."
-                if left
+                f" Of the queued networks {waiting:,} {'was' if waiting == 1 else 'were'} not begun: the total was reached."
+                if waiting
                 else ""
             )
             return f":material/check_circle: The study is done: {done:,} of {total:,} networks.{never}"
