@@ -94,17 +94,10 @@ def _at_work(study: KeptStudy, trials: pd.DataFrame) -> str:
     of = f" {done:,} of {total:,} networks are done." if total else ""
     if not study.owners:
         if done == total:
-<<<<<<< HEAD
-            queued = int((trials["state"] == "queued").sum())
-            never = (
-                f" Of the queued networks {queued:,} {'was' if queued == 1 else 'were'} not begun: the total was reached."
-                if queued
-=======
             waiting = int((trials["state"] == "queued").sum())
             never = (
                 f" Of the queued networks {waiting:,} {'was' if waiting == 1 else 'were'} not begun: the total was reached."
                 if waiting
->>>>>>> mend8
                 else ""
             )
             return f":material/check_circle: The study is done: {done:,} of {total:,} networks.{never}"
