@@ -546,7 +546,7 @@ def _floor(trials: pd.DataFrame, x: str, scores: Sequence[float]) -> list[go.Sca
 def _reached(confirmed: pd.DataFrame | None, retrained: pd.DataFrame | None, published: Sequence[Mark]) -> list[float]:
     """The accuracies (0 to 1) up to which what stands beside the trials is drawn, names and whiskers included."""
     reached = [mark.val_accuracy for mark in published]
-    if confirmed is not None:
+    if confirmed is not None and len(confirmed):
         reached += confirmed["val_high"].astype(float).dropna().tolist()
     if retrained is not None and len(retrained):
         seeds = retrained.groupby(["trial", "recipe", "epochs"])["val_accuracy"]
