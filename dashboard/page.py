@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,7 +11,7 @@ import streamlit as st
 from dashboard.choice import chosen_study, keep_address, open_address
 from dashboard.parts import part, show_text
 from dashboard.reading import KeptStudy, find_studies, read_study, read_trials, runs_folder, study_names, trained_rows
-from trainers.runs import without_password
+from studies.kept import first_command
 
 _LOOK_S = 5  # between two looks for a first study
 
@@ -56,16 +54,11 @@ def show_kind(study: KeptStudy) -> None:
 def show_how_to_begin() -> None:
     """What to do where there is no study yet."""
     runs, storage = runs_folder(), st.session_state.get("storage")
-    command = ["python", "-m", "studies.run", "--trials", "200"]
-    if runs != Path("runs"):
-        command += ["--runs", str(runs)]
-    if storage is not None:
-        command += ["--storage", without_password(storage)]
     known = not find_studies()[1]
     st.title("No study yet" if known else "No study in the runs folder", anchor=False)
     first = "the first one" if known else "one, as soon as the database answers"
     st.markdown(f"A study tries networks on a data set and keeps what it finds. This command makes {first}:")
-    st.code(shlex.join(command), language="bash")
+    st.code(first_command(runs, storage), language="bash")
     st.markdown(
         "Without `--data` it makes a synthetic data set, so nothing has to be downloaded; with `--data FOLDER` it reads recordings "
         "in one of the layouts that the README names. This page shows the study as soon as it runs."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import threading
 import time
 from pathlib import Path
@@ -30,7 +31,7 @@ from studies.records import (
     trial_row,
 )
 from studies.storage import DATABASE_ERRORS, JOURNAL, open_storage
-from trainers.runs import is_study_name, write_atomic
+from trainers.runs import is_study_name, without_password, write_atomic
 
 _KEPT = Path(".cache") / "trials.json"
 _FORMAT = 1
@@ -233,3 +234,13 @@ class Keeper:
 def _is_dead(owner: dict[str, Any] | None) -> bool:
     """Whether the process of a trial under way is gone, as `studies.records.trial_alive` has it."""
     return owners.alive(owner) is False or owners.restarted(owner)
+
+
+def first_command(runs: Path, storage: str | None) -> str:
+    """The command line that makes a study in this folder, or in this database, whose password is left out."""
+    command = ["python", "-m", "studies.run", "--trials", "200"]
+    if runs != Path("runs"):
+        command += ["--runs", str(runs)]
+    if storage is not None:
+        command += ["--storage", without_password(storage)]
+    return shlex.join(command)
