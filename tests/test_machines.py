@@ -178,7 +178,7 @@ class TestKills:
         frame = open_study("many", tmp_path, storage).trials()
         assert (frame["state"] == "interrupted").any()
         check_whole(frame, trials)
-        assert {"complete", "stopped"} <= set(frame["state"])
+        assert trials < 10 or {"complete", "stopped"} <= set(frame["state"])  # of six, all may be good enough to go on
         print(where, dict(killed), dict(frame["state"].value_counts()))
 
 
