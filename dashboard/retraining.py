@@ -78,7 +78,7 @@ def _show_choice(trained: dict[int, dict[Any, Any]], trials: list[int]) -> None:
 def _show_form(study: StudyRecords, trials: Sequence[int]) -> None:
     recipe, epochs, seed, seeds, device = st.columns(5, vertical_alignment="bottom")
     taught = st.session_state.get("teacher") is not None
-    names = [name for name in jobs.RECIPES if taught or not jobs.needs_teacher(name)]
+    names = [name for name in jobs.RECIPES if taught or name in jobs.UNTAUGHT]
     name = recipe.selectbox("Recipe", names, names.index(Job.recipe), key="recipe")
     # A field for each recipe, so that choosing one shows its own length.
     length = int(epochs.number_input("Epochs", 1, 2000, jobs.RECIPES[name], key=f"epochs-{name}"))

@@ -142,8 +142,7 @@ class Ablation:
         network, recipe = variant.setting.network, variant.setting.recipe
         base = self.base.setting.network
         front_end, cost = dataclasses.asdict(self.front_end(variant, fold)), self.cost(variant)
-        told = recipe.record()
-        settles: dict[str, Any] = {
+        decisive: dict[str, Any] = {
             "architecture": str(network),
             "like": None if network == base else str(base),
             "recipe": recipe.record(),
@@ -151,15 +150,15 @@ class Ablation:
             "train_input": list(self.train_input(variant, fold)),
             "data": {**data_record(fold.dataset, fold.features), "front_end": front_end},
         }
-        unnamed = {key: value for key, value in told.items() if key not in ("name", "epochs")}
-        identity = {**settles, "recipe": unnamed, "data": [fold.features.digest, front_end]}
+        unnamed = {key: value for key, value in decisive["recipe"].items() if key not in ("name", "epochs")}
+        identity = {**decisive, "recipe": unnamed, "data": [fold.features.digest, front_end]}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         name = f"{str(network)[:LONGEST_NOTATION]}-{digest}-f{fold.number}-s{seed}"
         config = {
             "kind": "ablate",
             "study": self.folder.name,
             "preset": preset_name(network),
-            **settles,
+            **decisive,
             "params": cost.params,
             "macs": cost.macs,
             "input": list(self.input(variant, fold)),

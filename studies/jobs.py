@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 RECIPES = {name: get_recipe(name).epochs for name in _RECIPES}
 """The recipes that a job can follow, by name, with the epochs that each is made for."""
+UNTAUGHT = config.UNTAUGHT
+"""Those of them that need no teacher."""
 FEATURES, PRECISIONS = config.FEATURE_FORMS, config.PRECISIONS
 """In which form a teacher's features can be learned, and what a job's networks can be made of."""
 
@@ -342,11 +344,6 @@ def _changed(run: Run) -> float:
         with contextlib.suppress(OSError):
             times.append((run.path / name).stat().st_mtime)
     return max(times)
-
-
-def needs_teacher(recipe: str) -> bool:
-    """Whether the recipe of this name teaches only where a job's options name a teacher."""
-    return get_recipe(recipe).needs_teacher
 
 
 def teachers(study: StudyRecords) -> dict[str, str]:

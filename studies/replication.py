@@ -181,21 +181,13 @@ def _taught_like(records: StudyRecords, recipe: Recipe) -> Recipe:
 
     Raises `UserError` where that has changed, or is gone.
     """
-    then = records.info["recipe"]
-    kept = {name: _frozen(then[name]) for name in TEACHING if name in then}
-    if not kept:
-        return recipe
-    recipe = sealed(dataclasses.replace(recipe, **kept))
-    if recipe.digests != kept.get("digests", ()):
+    then = Recipe.of(records.info["recipe"])
+    recipe = dataclasses.replace(recipe, **{name: getattr(then, name) for name in TEACHING})
+    if sealed(recipe) != recipe:
         raise UserError(
             f"study {records.name!r} was taught by what has changed since ({', '.join(name for name, _ in recipe.digests)}): put it back as it was"
         )
     return recipe
-
-
-def _frozen(value: Any) -> Any:
-    """A value as it was before JSON made lists of its tuples."""
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def other_seeds(number: int, taken: int) -> tuple[int, ...]:

@@ -193,12 +193,11 @@ class Search:
         self.train_input = default_train_input(self.input) if options.train_input is None else options.train_input
         rungs = options.halving is not False
         self.budget = default_budget(self.n_classes, rungs) if options.budget is None else options.budget
-        teaching = {name: getattr(options, name) for name in OPTIONS}
-        self.recipe = with_options(get_recipe("rungs"), **teaching)
-        room = rung_clips(self.recipe, self.budget)[0] >= self.recipe.batch_size
+        with_rungs = get_recipe("rungs")
+        room = rung_clips(with_rungs, self.budget)[0] >= with_rungs.batch_size
         self.halving = room if options.halving is None else options.halving
-        if not self.halving:
-            self.recipe = with_options(get_recipe("short"), **teaching)
+        teaching = {name: getattr(options, name) for name in OPTIONS}
+        self.recipe = with_options(with_rungs if self.halving else get_recipe("short"), **teaching)
         self.name = options.study or dataset.name
         self.path = study_folder(options.runs, self.name)
         self.devices = shared_devices(options.device)

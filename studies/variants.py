@@ -27,6 +27,7 @@ from trainers.config import (
     KL_REDUCTIONS,
     MULTITASKS,
     PRECISIONS,
+    REBUILDING,
     RECIPES,
     Recipe,
     mixstyle,
@@ -602,12 +603,6 @@ def _value(name: str, text: str) -> str:
     return f"{getattr(replace(RECIPES['short'](), **value), name):g}"
 
 
-def _bound(recipe: Recipe) -> str:
-    """Why a recipe's networks stay as they are, if they do."""
-    bound = recipe.feature_form != "none" or recipe.multitask != "none"
-    return "features and super-classes are learned by layers beside a network that stays as it is" if bound else ""
-
-
 def _prune(base: Setting) -> Factor:
     """The same share of the params removed in one step or in many, both around the same clip; the base's share where it has one."""
     recipe = base.recipe
@@ -621,7 +616,7 @@ def _prune(base: Setting) -> Factor:
     grouped = isinstance(base.network, Architecture) and any(
         dict(block.options).get("groups", 1) != 1 for block in base.network.blocks
     )
-    reason = "its 1x1 convolutions have groups, which tie channels to one another" if grouped else _bound(recipe)
+    reason = "its 1x1 convolutions have groups, which tie channels to one another" if grouped else recipe.bound
     options = tuple(other for other in ("none", "one-step", "progressive") if other != level)
     return Factor("prune", RECIPE, level, () if reason else options, change, reason)
 
@@ -634,8 +629,8 @@ def _precision(base: Setting) -> Factor:
     def change(setting: Setting, to: str) -> Setting:
         return replace(setting, recipe=replace(setting.recipe, precision=to))
 
-    bound = ("int8-qat", "int8-qat-scratch") if _bound(base.recipe) else ()
-    options = () if reason else tuple(other for other in PRECISIONS if other != level and other not in bound)
+    barred = {level, *(REBUILDING if base.recipe.bound else ())}
+    options = () if reason else tuple(other for other in PRECISIONS if other not in barred)
     return Factor("precision", RECIPE, level, options, change, reason)
 
 

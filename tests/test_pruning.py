@@ -313,7 +313,7 @@ class TestRecord:
         inputs, run = load_inputs(dataset, features), Run(tmp_path / "run")
         run.path.mkdir()
         run.write_json("run.json", {key: value for key, value in config.items() if key != "final"})
-        recipe = Recipe(**config["recipe"])
+        recipe = Recipe.of(config["recipe"])
         batches: list[int] = []
 
         def stop() -> None:
@@ -339,7 +339,7 @@ class TestRecord:
             key: value for key, value in config["recipe"].items() if not key.startswith(("prune", "precision", "quant"))
         }
         assert old == get_recipe("strong").record()
-        assert Recipe(**old) == get_recipe("strong")
+        assert Recipe.of(old) == get_recipe("strong")
         run = Run(tmp_path)
         run.write_json("run.json", {key: value for key, value in config.items() if key != "final"} | {"recipe": old})
         assert run.final == {key: config[key] for key in ("architecture", "params", "macs")}

@@ -319,7 +319,15 @@ class TestRecords:
             ("mixstyle", {"multitask": "pcgrad", "impulses": "generated"}),
         ):
             recipe = recipe_of({"recipe": name, **options})
-            assert parsed(name, words_of(json.loads(json.dumps(recipe.record())))) == recipe
+            record = json.loads(json.dumps(recipe.record()))
+            assert Recipe.of(record) == recipe
+            assert parsed(name, words_of(record)) == recipe
+
+    def test_a_record_of_another_version_is_said_to_be_one(self) -> None:
+        record = get_recipe("strong").record()
+        for other in ({**record, "momentum_of_inertia": 1}, {"name": "strong"}, {**record, "temperature": "warm"}):
+            with pytest.raises(UserError, match="records no recipe of this version"):
+                Recipe.of(other)
 
     def test_the_int8_network_of_the_same_weights_is_another_teacher(self, own_teacher: Path) -> None:
         before = teacher_digest(str(own_teacher))

@@ -34,8 +34,10 @@ class Changes:
         inputs: Inputs,
         clips: int,
         optimizer: Callable[[nn.Module, Recipe], torch.optim.Optimizer],
+        check_finite: Callable[[nn.Module, str], None],
     ) -> None:
-        self.recipe, self.size, self.optimizer = recipe, inputs.size, optimizer
+        self.recipe, self.size = recipe, inputs.size
+        self.optimizer, self.check_finite = optimizer, check_finite
         self.n_classes = len(inputs.classes)
         self.steps: list[tuple[float, float]] = []
         self.phases = _phases(recipe)
@@ -60,7 +62,7 @@ class Changes:
             self._shrink(course, seen)
             changed = True
         while course.phase < len(self.phases) and progress >= self.phases[course.phase]:
-            _check_finite(course.model, seen)
+            self.check_finite(course.model, f"after {seen} clips")
             self._enter(course, course.phase + 1)
             changed = True
         return changed
@@ -108,13 +110,6 @@ def _same_moments(
         if name in theirs and theirs[name].shape == parameter.shape:
             for key, value in optimizer.state.get(theirs[name], {}).items():
                 fresh.state[parameter][key] = value.clone() if isinstance(value, torch.Tensor) else value
-
-
-def _check_finite(model: nn.Module, seen: int) -> None:
-    from trainers.loop import Diverged
-
-    if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
-        raise Diverged(f"weights are not finite any more after {seen} clips")
 
 
 def check_changeable(

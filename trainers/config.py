@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from search_space.errors import UserError, unknown
 
 KL_REDUCTIONS = ("batchmean", "mean")
+PRECISIONS = ("float32", "int8-ptq", "int8-qat", "int8-qat-scratch")
+REBUILDING = ("int8-qat", "int8-qat-scratch")
+"""Those that put another network in the trained one's place while it trains."""
 FEATURE_FORMS = ("none", "projection", "gram")
 MULTITASKS = ("none", "sum", "pcgrad")
 GENERATED = "generated"
@@ -109,15 +113,20 @@ class Recipe:
         ):
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name} is a number from {low:g} to {high:g}, not {getattr(self, name):g}")
-        moves = self.prune > 0 or self.precision in ("int8-qat", "int8-qat-scratch")
-        if moves and (self.feature_form != "none" or self.multitask != "none"):
+        if self.bound and (self.prune > 0 or self.precision in REBUILDING):
             raise UserError(
-                "features and super-classes are learned by layers beside a network that stays as it is, and pruning or fake quantisation makes another "
-                "of it; leave --features and --multitask out (soft targets go with both), or take --precision int8-ptq"
+                f"{self.bound}, and pruning or fake quantisation makes another of it; leave --features and --multitask out (soft targets go with both), or take --precision int8-ptq"
             )
         ends = [row[0] for row in self.phases]
         if self.phases and (ends != sorted(set(ends)) or ends[0] <= 0 or ends[-1] != 1):
             raise UserError(f"phases end at rising shares of the clips, the last one at 1, not {ends}")
+
+    @property
+    def bound(self) -> str:
+        """Why its networks must stay as they are while they train; empty where they need not."""
+        if self.feature_form == "none" and self.multitask == "none":
+            return ""
+        return "features and super-classes are learned by layers beside a network that stays as it is"
 
     @property
     def needs_teacher(self) -> bool:
@@ -145,6 +154,14 @@ class Recipe:
         later = names[names.index("stretch") + 1 :]
         return {name: plain[name] for name in names if name not in later or getattr(self, name) != defaults[name]}
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Recipe:
+        """The recipe that `record` was made of. Raises `UserError` where it was made of none of today's."""
+        try:
+            return cls(**{name: _frozen(value) for name, value in record.items()})
+        except TypeError as error:
+            raise UserError(f"{dict(record)} records no recipe of this version ({error})") from None
+
     @property
     def label(self) -> str:
         """Its name, with a few digits of what it says beyond the recipe of that name: two recipes never share a folder's name.
@@ -165,7 +182,9 @@ class Recipe:
         return tuple(1 / self.stretch**left for left in range(self.restarts, -1, -1))
 
 
-PRECISIONS = ("float32", "int8-ptq", "int8-qat", "int8-qat-scratch")
+def _frozen(value: Any) -> Any:
+    """A value as it was before JSON made lists of its tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def changed(

@@ -178,7 +178,7 @@ def train(
         return _optimizer(nn.ModuleList([model, lesson]), recipe)
 
     course = Course(model, optimize(model, recipe), device, lesson, network=str(network))
-    changes = Changes(network, recipe, inputs, clips, optimize)
+    changes = Changes(network, recipe, inputs, clips, optimize, _check_finite)
     if start is not None:
         changes.rebuild(course, start)
         course.restore(start)

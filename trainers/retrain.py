@@ -16,7 +16,7 @@ import signal
 import statistics
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from search_space.errors import UserError, open_console, run_command
 from search_space.presets import check_network, preset_name, resolve
 from trainers.changes import check_changeable, check_changes
 from trainers.clips import record_name
-from trainers.config import DEFAULT_RECIPE, RECIPES, Recipe, changed, get_recipe
+from trainers.config import DEFAULT_RECIPE, RECIPES, Recipe
 from trainers.datasets import DEFAULT_FOLD, Dataset
 from trainers.features import Features
 from trainers.inputs import Inputs, data_record, load_inputs
@@ -54,7 +54,7 @@ from trainers.runs import (
     trial_folder,
 )
 from trainers.teachers import get_ready, taught
-from trainers.teaching import OPTIONS, add_changes, add_options, with_options
+from trainers.teaching import CHANGES, OPTIONS, add_changes, add_options, recipe_of
 
 _TABLE_ROWS = 20
 
@@ -114,11 +114,7 @@ def retrain(
     subset: str | None = None,
     fold: int | None = None,
     epochs: int | None = None,
-    recipe: str = DEFAULT_RECIPE,
-    teaching: Mapping[str, Any] | None = None,
-    prune: float | None = None,
-    prune_steps: int | None = None,
-    precision: str | None = None,
+    recipe: str | Recipe = DEFAULT_RECIPE,
     seed: int = 0,
     device: str | None = None,
     resume: bool = False,
@@ -130,13 +126,14 @@ def retrain(
 ) -> Run:
     """The finished run of a trial's network, or of one that is named with its data, trained on all of train at full size and scored once on test.
 
-    `teaching` are teachers and what else `trainers.teachers.with_options` takes. A run that has finished already is handed back as it is. One that is resumed keeps the device ('auto'), draws (0) and parts of a batch (1) that it
-    began with, where they are None. SIGINT and SIGTERM end it with a `KeyboardInterrupt` after the batch under way, and set `stop`; where they
-    came too late, it has finished and is handed back. Raises `UserError` when the trial or the network does not exist, the data is not what it
+    The recipe is one that is known by its name, or one with teachers, pruning or int8 that `trainers.teaching.recipe_of` makes. A run that has
+    finished already is handed back as it is. One that is resumed keeps the device ('auto'), draws (0) and parts of a batch (1) that it began with,
+    where they are None. SIGINT and SIGTERM end it with a `KeyboardInterrupt` after the batch under way, and set `stop`; where they came too late,
+    it has finished and is handed back. Raises `UserError` when the trial or the network does not exist, the data is not what it
     was, the training cannot go on (memory, disk, a loss that is not finite), or an unfinished run lies in the way and `resume` was not asked for.
     """
     console = console or open_console(stderr=True)
-    chosen = changed(with_options(get_recipe(recipe), **(teaching or {})), prune, prune_steps, precision)
+    chosen = recipe_of({"recipe": recipe}) if isinstance(recipe, str) else recipe
     epochs = chosen.epochs if epochs is None else epochs
     plan = Plan(
         chosen, epochs, seed, resolve_device(device or "auto"), tta or 0, 1 if accumulate is None else accumulate
@@ -541,7 +538,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--resume", action="store_true", help="go on where an unfinished run stands")
     add("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
     options = vars(parser.parse_args(argv))
-    options["teaching"] = {name: options.pop(name) for name in OPTIONS}
+    options["recipe"] = recipe_of(options)
+    for name in (*OPTIONS, *CHANGES):
+        del options[name]
     as_json, seed, seeds = options.pop("json"), options.pop("seed"), options.pop("seeds")
     if seeds < 1:
         raise UserError(f"--seeds is at least 1, not {seeds}")

@@ -88,8 +88,8 @@ def check(recipe: Recipe, dataset: Dataset, front_end: FrontEnd, digest: str, si
 
     Raises `UserError` for a teacher that cannot: other classes, other data or fold, weights that do not all load, files that changed.
     """
-    if recipe.digests != sealed(recipe).digests:
-        before, now = dict(recipe.digests), dict(sealed(recipe).digests)
+    if recipe.digests != (found := sealed(recipe).digests):
+        before, now = dict(recipe.digests), dict(found)
         changed = [
             f"{name} ({before.get(name, 'not sealed')[:12]}, now {now[name][:12]})"
             for name in now

@@ -103,14 +103,14 @@ def parsed(recipe: str, words: Sequence[str]) -> Recipe:
 def words_of(recorded: Mapping[str, Any]) -> tuple[str, ...]:
     """The words of a command line that make a recorded recipe of the one of its name.
 
-    Raises `UserError` where there is no recipe of that name any more, and `KeyError` for a record without one.
+    Raises `UserError` where there is no recipe of that name any more or the record is of another version, and `KeyError` for a record without a name.
     """
-    named = get_recipe(recorded["name"])
+    named, then = get_recipe(recorded["name"]), Recipe.of(recorded)
     words: list[str] = []
     for option in (*OPTIONS, *CHANGES):
         field = _FIELDS.get(option, option)
-        value = recorded.get(field, getattr(Recipe, field))
-        if value != getattr(named, field) and value != list(getattr(named, field) if field == "teachers" else ()):
+        value = getattr(then, field)
+        if value != getattr(named, field):
             values = value if field == "teachers" else [value]
             words += [word for one in values for word in (f"--{option.replace('_', '-')}", str(one))]
     return tuple(words)
