@@ -35,6 +35,13 @@ class Estimate(NamedTuple):
     devices: tuple[str, ...] = ()
 
 
+class Point(NamedTuple):
+    """A training's MACs, and the seconds that it took for a clip."""
+
+    macs: float
+    seconds: float
+
+
 class Queue(NamedTuple):
     """The `number` of jobs whose turn comes before a new one's, and the `seconds` that they still take: NaN where one of them can not be guessed."""
 
@@ -60,33 +67,51 @@ def queue(study: StudyRecords) -> Queue:
 def estimate(study: StudyRecords, wanted: Sequence[Job]) -> Estimate:
     """How long these jobs take one after the other, on the device that was measured.
 
-    Seconds a clip and MAC are taken from the study's finished retrainings where there are some (of the same network, else of all),
-    else from a straight line through the search's own trainings (`line`), which had a smaller input and perhaps fewer cores: what a clip
-    costs beside its MACs does not grow with the input.
+    Seconds a clip are those of finished retrainings of the same network; else lie on a straight line over MACs (`line`): through the study's
+    retrainings, where these are of three networks; else through the search's own trainings, whose input was smaller (what a clip costs beside
+    its MACs does not grow with it), as much higher or lower as the retrainings that there are lie, for they had other cores or another device.
     """
     data, info = study.info["data"], study.info
-    finished, measured_on = _finished_rates(study)
+    finished, measured_on = _finished(study)
+    everyone = [point for points in finished.values() for point in points]
     clips = int(data["counts"]["train"]) + _SCORED * int(data["counts"]["val"])
     total, bases, devices = 0.0, set(), set()
-    searched: tuple[float, float] | None = None
+    lines: dict[str, tuple[float, float]] = {}
     for job in wanted:
         same = finished.get(job.trial)
-        everyone = [rate for rates in finished.values() for rate in rates]
         run = study.run(job.trial)
         architecture = resolve(run.config["architecture"])
         macs = count(architecture, tuple(info["input"]), info["n_classes"]).macs
-        if same or everyone:
-            seconds = macs * median(same or everyone)
-            basis = f"finished retrainings of {'the same networks' if same else 'this study'}"
+        if same:
+            seconds = median(point.seconds for point in same)
+            basis = "finished retrainings of the same networks"
+            devices |= measured_on
+        elif everyone:
+            lines["retrained"] = lines.get("retrained") or _retrained_line(study, everyone)
+            seconds = _at(lines["retrained"], macs)
+            basis = "finished retrainings of this study"
             devices |= measured_on
         else:
-            searched = searched or line(_searched(study))
-            seconds = searched[0] + searched[1] * macs
+            lines["searched"] = lines.get("searched") or line(_searched(study))
+            seconds = _at(lines["searched"], macs)
             basis = "the search's own trainings, carried on to the MACs at the full input"
             devices |= _device(run, "provenance.json")
         total += job.epochs * clips * seconds
         bases.add(basis)
     return Estimate(total, " and ".join(sorted(bases)), tuple(sorted(devices)))
+
+
+def _at(line: tuple[float, float], macs: float) -> float:
+    return line[0] + line[1] * macs
+
+
+def _retrained_line(study: StudyRecords, points: Sequence[Point]) -> tuple[float, float]:
+    """The line through retrainings, or the search's own, moved to them, where they are of too few networks to tell one."""
+    if len({point.macs for point in points}) >= _LEAST:
+        return line(points)
+    searched = line(_searched(study))
+    times = median(point.seconds / _at(searched, point.macs) for point in points)
+    return (times * searched[0], times * searched[1]) if math.isfinite(times) else line(points)
 
 
 def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -105,7 +130,7 @@ def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return float(fixed), float(by_macs / scale)
 
 
-def _searched(study: StudyRecords) -> list[tuple[float, float]]:
+def _searched(study: StudyRecords) -> list[Point]:
     """MACs at the input that the search trained with, and seconds a clip, of some of the study's complete trials, from its smallest to its largest."""
     trials, info = study.trials(), study.info
     complete = trials[(trials["state"] == "complete") & (trials["seconds"].astype(float) > 0) & (trials["clips"] > 0)]
@@ -116,21 +141,22 @@ def _searched(study: StudyRecords) -> list[tuple[float, float]]:
     for trial, text, seconds, clips in complete[["trial", "architecture", "seconds", "clips"]].itertuples(index=False):
         macs = count(resolve(text), tuple(info["train_input"]), info["n_classes"]).macs
         measured = _seconds_a_clip(Run(trial_folder(study.path.parent, study.name, int(trial))))
-        points.append((float(macs), measured if measured > 0 else float(seconds) / float(clips)))
+        points.append(Point(float(macs), measured if measured > 0 else float(seconds) / float(clips)))
     return points
 
 
-def _finished_rates(study: StudyRecords) -> tuple[dict[int, list[float]], set[str]]:
-    """Seconds a clip and MAC of the finished retrainings, by trial, and the devices that they ran on."""
-    rates: dict[int, list[float]] = {}
+def _finished(study: StudyRecords) -> tuple[dict[int, list[Point]], set[str]]:
+    """What finished retrainings took, by trial, and the devices that they ran on."""
+    points: dict[int, list[Point]] = {}
     devices: set[str] = set()
     for row in jobs.retrained(study).to_dict("records"):
         run = Run(study.path / "retrain" / str(row["run"]))
-        rate = _rate(run, float(run.config["macs"]))  # of the network that it began with, as those to come are counted
-        if math.isfinite(rate):
-            rates.setdefault(int(row["trial"]), []).append(rate)
+        # Of the network that it began with, as those to come are counted.
+        point = Point(float(run.config["macs"]), _seconds_a_clip(run))
+        if point.macs > 0 and math.isfinite(point.seconds):
+            points.setdefault(int(row["trial"]), []).append(point)
             devices |= _device(run, "run.json")
-    return rates, devices
+    return points, devices
 
 
 def _device(run: Run, record: str) -> set[str]:
@@ -139,11 +165,6 @@ def _device(run: Run, record: str) -> set[str]:
         device = json.loads((run.path / record).read_text("utf-8")).get("device")
         return {str(device)[:20]} if device else set()
     return set()
-
-
-def _rate(run: Run, macs: float) -> float:
-    """Seconds a clip and MAC of a training, NaN where its curve does not say."""
-    return _seconds_a_clip(run) / macs if macs else math.nan
 
 
 def _seconds_a_clip(run: Run) -> float:
