@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,13 @@ def warm() -> None:
     import dashboard.front
     import dashboard.progress  # noqa: F401
 
+    gc.freeze()  # what was imported is not looked through again and again while a large study is read
     options = asked()
     for name in list_studies(options.runs)[:1]:
         if lies_inside(options.runs / name, options.runs):
             storage = None if (options.runs / name / JOURNAL).exists() else options.storage
             _keeper(name, str(options.runs.resolve()), storage).look()
+    gc.freeze()  # nor all of this after every run of a page, when Streamlit collects
 
 
 def runs_folder() -> Path:

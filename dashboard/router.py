@@ -37,6 +37,6 @@ pages = [
 ]
 st.navigation(pages, position="top").run()
 
-# Streamlit collects garbage after every run of a page: what was imported is left out of that, once.
+# Streamlit collects garbage after every run of a page: what was imported is left out of that, once; where a study was read first, with it.
 if not gc.get_freeze_count():
     gc.freeze()

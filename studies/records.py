@@ -14,7 +14,7 @@ import contextlib
 import json
 import shlex
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -217,6 +217,7 @@ def trial_alive(trial: FrozenTrial) -> bool:
     return owners.alive(owner) is not False and not owners.restarted(owner)
 
 
+@cache  # asked of every choice of every trial
 def ordered(options: tuple[Any, ...]) -> bool:
     """Whether a choice's options have an order: numbers have; Optuna is told their index, so that it knows."""
     return all(isinstance(option, int | float) for option in options)
