@@ -432,6 +432,19 @@ class TestStudy:
         with pytest.raises(UserError, match=r"teachers .*, now None"):
             studies_run.main(again)
 
+    def test_a_retraining_says_what_taught_the_study(
+        self, teacher: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        runs = tmp_path / "runs"
+        given = ["--teacher", str(teacher), "--soft-weight", "0.9"]
+        assert studies_run.main(self.options(tiny_folder, runs, "--trials", "1", *given)) == 0
+        capsys.readouterr()
+        options = [*("--runs", str(runs), "--study", "taught", "--trial", "0"), *("--epochs", "1", "--device", "cpu")]
+        for words, said in (([], True), (given, False)):
+            assert retrain.main([*options, "--recipe", "short", *words]) == 0
+            out = " ".join(capsys.readouterr().out.split())
+            assert (f"--teacher {teacher} --soft-weight 0.9" in out) is said
+
 
 class TestAblation:
     def options(self, folder: Path, runs: Path, *more: str) -> list[str]:

@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import json
 import math
+import shlex
 import signal
 import statistics
 import sys
@@ -54,7 +55,7 @@ from trainers.runs import (
     trial_folder,
 )
 from trainers.teachers import get_ready, taught
-from trainers.teaching import CHANGES, OPTIONS, add_changes, add_options, recipe_of
+from trainers.teaching import CHANGES, OPTIONS, add_changes, add_options, recipe_of, words_of
 
 _TABLE_ROWS = 20
 
@@ -147,6 +148,13 @@ def retrain(
         assert trial is not None
         run = Run(retrain_folder(runs, study, trial, chosen.label, epochs, seed))
         network, digest = candidate["architecture"], candidate["data"]["digest"]
+        if (learned_from := candidate["recipe"].get("teachers")) and not chosen.teachers:
+            words = shlex.join(words_of(candidate["recipe"]))
+            console.print(
+                f"the study's networks learned from {', '.join(learned_from)}, and this training does not; to have it learn so too: {words}",
+                markup=False,
+                soft_wrap=True,
+            )
 
         def open_subject() -> Subject:
             return Subject(network, *reopen_data(console, candidate["data"]), study, trial)
