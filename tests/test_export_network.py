@@ -28,7 +28,8 @@ from search_space.errors import UserError
 from search_space.model import build_model
 from search_space.operators import OPERATORS
 from studies import open_study
-from studies.export import card, licence, main, without_paths
+from studies.card import card, licence, without_paths
+from studies.export import main
 from trainers import programs
 from trainers.features import FrontEnd
 from trainers.inputs import Inputs
