@@ -7,27 +7,32 @@ description: it is one network and no family.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from search_space.architecture import EXAMPLE, Architecture
 from search_space.complexity import Cost, count_architecture
 from search_space.errors import UserError
 from search_space.mobile import EXAMPLE as MOBILE_EXAMPLE
 from search_space.mobile import Mobile, count_mobile
+from search_space.related import EXAMPLES as RELATED_EXAMPLES
+from search_space.related import KINDS as RELATED_KINDS
+from search_space.related import Related, count_related
 
 if TYPE_CHECKING:
     from torch import nn
 
-Network = Architecture | Mobile
+Network = Architecture | Mobile | Related
 """The frozen description of one network of any family; `str()` is its notation."""
 
 
 class Family(NamedTuple):
-    """A family: its notation's first part, an example, and what to do with a description: `cost(network, input, n_classes)`,
-    `build(network, n_classes)`."""
+    """A family: its notation's first part, what people call it, an example, the form of its networks that is counted ('deployed': batch norm folded,
+    branches merged), and what to do with a description: `cost(network, input, n_classes)`, `build(network, n_classes)`."""
 
     begins: str
+    title: str
     example: str
+    form: Literal["trained", "deployed"]
     parse: Callable[[str], Network]
     cost: Callable[[Any, tuple[int, int], int], Cost]
     build: Callable[[Any, int], nn.Module]
@@ -45,10 +50,26 @@ def _build_mobile(network: Mobile, n_classes: int) -> nn.Module:
     return MobileNetwork(network, n_classes)
 
 
+def _build_related(network: Related, n_classes: int) -> nn.Module:
+    from search_space.related_modules import Staged
+
+    return Staged(network, n_classes)
+
+
+def _related(begins: Literal["cpr", "bcr", "tfs"], title: str) -> Family:
+    return Family(begins, title, RELATED_EXAMPLES[begins], "trained", Related.parse, count_related, _build_related)
+
+
 FAMILIES: dict[str, Family] = {
-    "dssdn": Family("dssdn", EXAMPLE, Architecture.parse, count_architecture, _build_dssdn),
-    "cp-mobile": Family("cpm", MOBILE_EXAMPLE, Mobile.parse, count_mobile, _build_mobile),
-    "rep-mobile": Family("repm", MOBILE_EXAMPLE.replace("cpm", "repm"), Mobile.parse, count_mobile, _build_mobile),
+    "dssdn": Family("dssdn", "DSSDN", EXAMPLE, "trained", Architecture.parse, count_architecture, _build_dssdn),
+    "cp-mobile": Family("cpm", "CP-Mobile", MOBILE_EXAMPLE, "deployed", Mobile.parse, count_mobile, _build_mobile),
+    "rep-mobile": Family(
+        *("repm", "Rep-Mobile", MOBILE_EXAMPLE.replace("cpm", "repm"), "deployed"),
+        *(Mobile.parse, count_mobile, _build_mobile),
+    ),
+    "cp-resnet": _related("cpr", "CP-ResNet"),
+    "bc-resnet": _related("bcr", "BC-ResNet"),
+    "tf-sepnet": _related("tfs", "TF-SepNet"),
 }
 """Every family by its name, as spaces are called."""
 
@@ -71,7 +92,7 @@ def parse(text: str) -> Network:
 
 def family_of(network: Network) -> str:
     """The name of a network's family."""
-    begins = network.kind if isinstance(network, Mobile) else "dssdn"
+    begins = "dssdn" if isinstance(network, Architecture) else network.kind
     return next(name for name, family in FAMILIES.items() if family.begins == begins)
 
 
