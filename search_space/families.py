@@ -7,6 +7,7 @@ description: it is one network and no family.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from search_space.architecture import EXAMPLE, Architecture
@@ -15,7 +16,6 @@ from search_space.errors import UserError
 from search_space.mobile import EXAMPLE as MOBILE_EXAMPLE
 from search_space.mobile import Mobile, count_mobile
 from search_space.related import EXAMPLES as RELATED_EXAMPLES
-from search_space.related import KINDS as RELATED_KINDS
 from search_space.related import Related, count_related
 
 if TYPE_CHECKING:
@@ -94,6 +94,25 @@ def family_of(network: Network) -> str:
     """The name of a network's family."""
     begins = "dssdn" if isinstance(network, Architecture) else network.kind
     return next(name for name, family in FAMILIES.items() if family.begins == begins)
+
+
+def in_other_families(network: Network) -> dict[str, Network]:
+    """The networks of other families that have this one's widths and blocks, by their family: CP-Mobile and Rep-Mobile have each other's, and so have
+    BC-ResNet and TF-SepNet, whose stems differ. A family of which no such network can exist is left out."""
+    if isinstance(network, Mobile):
+        turned: Network = replace(network, kind="repm" if network.kind == "cpm" else "cpm")
+    elif isinstance(network, Related) and network.kind != "cpr":
+        last = network.stem[-1]
+        try:
+            if network.kind == "bcr":
+                turned = replace(network, kind="tfs", stem=(last // 4, last))
+            else:
+                turned = replace(network, kind="bcr", stem=(last,))
+        except UserError:
+            return {}
+    else:
+        return {}
+    return {family_of(turned): turned}
 
 
 def only_dssdn(network: Network, what: str) -> Architecture:

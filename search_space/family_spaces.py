@@ -150,6 +150,7 @@ def _named(*names: str) -> dict[str, Network]:
 
 
 _FOUR = _per_stage((1, 2, 3), (1, 2, 3), (1, 2, 3), (2, 3, 4))
+_WIDTHS = (8, 16, 24, 32, 40, 48, 64, 80)
 _LAST_POOL = Choice("last_pool", ("no", "yes"))
 
 RULE_SPACES = (
@@ -172,12 +173,12 @@ RULE_SPACES = (
     ),
     RuleSpace(
         "bc-resnet",
-        (Choice("width", (8, 16, 24, 32, 40, 48, 64, 80)), *_FOUR, _LAST_POOL),
+        (Choice("width", _WIDTHS), *_FOUR, _LAST_POOL),
         *(_bc_resnet, _named("bc-resnet", "bc-resnet-80"), ("width",)),
     ),
     RuleSpace(
         "tf-sepnet",
-        (Choice("width", (16, 24, 32, 40, 48, 64, 80)), *_FOUR, _LAST_POOL),
+        (Choice("width", _WIDTHS), *_FOUR, _LAST_POOL),
         *(_tf_sepnet, _named("tf-sepnet-64"), ("width",)),
     ),
 )

@@ -79,6 +79,14 @@ def resolve(network: str | Network) -> Network:
     return parse(network)
 
 
+def recorded(network: str) -> str:
+    """The text that a record keeps of a network's name or notation: a comparator's name, the notation of any other.
+
+    Raises `UserError` when the text names no network.
+    """
+    return network if network in COMPARATORS else str(resolve(network))
+
+
 def preset_name(network: Network) -> str | None:
     """The name of the described network that this one is, if any."""
     return next((name for name, other in DESCRIBED.items() if other == network), None)

@@ -29,7 +29,7 @@ from rich.table import Table
 from search_space.comparators import COMPARATORS
 from search_space.complexity import count_network
 from search_space.errors import UserError, open_console, run_command
-from search_space.presets import check_network, preset_name, resolve
+from search_space.presets import check_network, preset_name, recorded, resolve
 from trainers.changes import check_changeable, check_changes
 from trainers.clips import record_name
 from trainers.config import DEFAULT_RECIPE, RECIPES, Recipe, changed, get_recipe
@@ -158,7 +158,7 @@ def retrain(
             raise UserError("name a network by --study and --trial, or by --architecture and --data, not by both")
         check_network(architecture)
         check_runs(runs)
-        network = architecture if architecture in COMPARATORS else str(resolve(architecture))
+        network = recorded(architecture)
         named = Subject(network, *open_data(console, data, subset, DEFAULT_FOLD if fold is None else fold))
         digest = named.features.digest
         run = Run(network_folder(runs, _data_name(named.dataset), named.preset or network, chosen.label, epochs, seed))
@@ -230,7 +230,7 @@ def _began(run: Run, network: str, digest: str, plan: Plan, resume: bool) -> dic
     if not (run.path / "run.json").exists():
         return None
     then = run.config
-    if (then["architecture"], then["data"]["digest"]) != (network, digest):
+    if (recorded(then["architecture"]), then["data"]["digest"]) != (recorded(network), digest):
         raise UserError(
             f"{run.path} is another study's or other data's, of {then['architecture']}; move it away or choose another --seed"
         )
