@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 import trainers.retrain
 from search_space.complexity import count_network
 from search_space.errors import UserError, open_console
+from search_space.presets import recorded
 from studies import open_study
 from studies.jobs import Job
 from trainers.config import RECIPES, Recipe, get_recipe, short
@@ -671,6 +672,17 @@ class TestANamedNetwork:
         assert report["test"]["n_clips"] == 9
         assert main(arguments) == 0  # again: handed back
         assert "has finished already" in " ".join(capsys.readouterr().out.split())
+
+    def test_a_run_recorded_by_name_is_that_of_the_notation(self, tiny_folder: Path, tmp_path: Path) -> None:
+        """As CP-ResNet's were while it had none."""
+        options: dict[str, Any] = {"data": str(tiny_folder), "epochs": 1, "device": "cpu"}
+        made = retrain(tmp_path, architecture="cp-resnet", **options)
+        record = json.loads((made.path / "run.json").read_text())
+        assert record["architecture"] == recorded("cp-resnet") != "cp-resnet"
+        (made.path / "run.json").write_text(json.dumps({**record, "architecture": "cp-resnet"}))
+        again = retrain(tmp_path, architecture="cp-resnet", **options)
+        assert (again.path, again.scores) == (made.path, made.scores)
+        assert again.config["architecture"] == "cp-resnet"
 
     def test_several_seeds_are_summed_up(
         self, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
