@@ -14,8 +14,10 @@ from search_space.architecture import EXAMPLE, Architecture
 from search_space.complexity import Cost, count_architecture
 from search_space.errors import UserError
 from search_space.mobile import EXAMPLE as MOBILE_EXAMPLE
+from search_space.mobile import KINDS as MOBILE_KINDS
 from search_space.mobile import Mobile, count_mobile
 from search_space.related import EXAMPLES as RELATED_EXAMPLES
+from search_space.related import KINDS as RELATED_KINDS
 from search_space.related import Related, count_related
 
 if TYPE_CHECKING:
@@ -56,20 +58,23 @@ def _build_related(network: Related, n_classes: int) -> nn.Module:
     return Staged(network, n_classes)
 
 
-def _related(begins: Literal["cpr", "bcr", "tfs"], title: str) -> Family:
-    return Family(begins, title, RELATED_EXAMPLES[begins], "trained", Related.parse, count_related, _build_related)
+def _mobile(begins: str) -> Family:
+    example = MOBILE_EXAMPLE.replace("cpm", begins)
+    return Family(begins, MOBILE_KINDS[begins], example, "deployed", Mobile.parse, count_mobile, _build_mobile)
+
+
+def _related(begins: str) -> Family:
+    title, example = RELATED_KINDS[begins], RELATED_EXAMPLES[begins]
+    return Family(begins, title, example, "trained", Related.parse, count_related, _build_related)
 
 
 FAMILIES: dict[str, Family] = {
     "dssdn": Family("dssdn", "DSSDN", EXAMPLE, "trained", Architecture.parse, count_architecture, _build_dssdn),
-    "cp-mobile": Family("cpm", "CP-Mobile", MOBILE_EXAMPLE, "deployed", Mobile.parse, count_mobile, _build_mobile),
-    "rep-mobile": Family(
-        *("repm", "Rep-Mobile", MOBILE_EXAMPLE.replace("cpm", "repm"), "deployed"),
-        *(Mobile.parse, count_mobile, _build_mobile),
-    ),
-    "cp-resnet": _related("cpr", "CP-ResNet"),
-    "bc-resnet": _related("bcr", "BC-ResNet"),
-    "tf-sepnet": _related("tfs", "TF-SepNet"),
+    "cp-mobile": _mobile("cpm"),
+    "rep-mobile": _mobile("repm"),
+    "cp-resnet": _related("cpr"),
+    "bc-resnet": _related("bcr"),
+    "tf-sepnet": _related("tfs"),
 }
 """Every family by its name, as spaces are called."""
 

@@ -122,7 +122,10 @@ def test_nobody_says_how_long_but_the_recipe(own_study: Path, recipe: str, epoch
         main(["--study", "tiny", "--trial", "1", "--runs", str(own_study), "--recipe", recipe, "--device", "cpu"])
 
 
-@pytest.mark.parametrize("network", ["sp4asc", "dsmn-1", "cp-mobile-s1", "repm_c2-4-4_b2_x6-6", "cp-resnet"])
+@pytest.mark.parametrize(
+    "network",
+    ["sp4asc", "dsmn-1", "cp-mobile-s1", "repm_c2-4-4_b2_x6-6", "cp-resnet", "bcr_c8-4-6_b1-2", "tfs_c2-8-4-6_b1-2"],
+)
 def test_a_network_by_name_is_trained_and_its_weights_are_read_again(network: str, tmp_path: Path) -> None:
     """SP4ASC has parameters for each mel bin, DSMN makes a second channel of the log-mel it is handed."""
     generator = torch.Generator().manual_seed(0)
