@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -679,12 +680,22 @@ class TestANamedNetwork:
     def test_a_run_recorded_by_name_is_that_of_the_notation(self, tiny_folder: Path, tmp_path: Path) -> None:
         """As CP-ResNet's were while it had none."""
         options: dict[str, Any] = {"data": str(tiny_folder), "epochs": 1, "device": "cpu"}
-        made = retrain(tmp_path, architecture="cp-resnet", **options)
-        record = json.loads((made.path / "run.json").read_text())
+        stop = threading.Event()
+        stop.set()
+        with pytest.raises(KeyboardInterrupt):
+            retrain(tmp_path, architecture="cp-resnet", **options, stop=stop)
+        [path] = (tmp_path / "retrain").glob("*/run.json")
+        record = json.loads(path.read_text())
         assert record["architecture"] == recorded("cp-resnet") != "cp-resnet"
-        (made.path / "run.json").write_text(json.dumps({**record, "architecture": "cp-resnet"}))
-        again = retrain(tmp_path, architecture="cp-resnet", **options)
-        assert (again.path, again.scores) == (made.path, made.scores)
+        path.write_text(json.dumps({**record, "architecture": "cp-resnet"}))
+        checkpoint = path.with_name("checkpoint.pt")
+        state = torch.load(checkpoint, weights_only=True)
+        state["identity"] = state["identity"].replace(recorded("cp-resnet"), "cp-resnet")
+        torch.save(state, checkpoint)
+        made = retrain(tmp_path, architecture="cp-resnet", **options, resume=True)
+        again = retrain(tmp_path, architecture=recorded("cp-resnet"), **options)
+        assert made.path == again.path == path.parent
+        assert made.scores == again.scores is not None
         assert again.config["architecture"] == "cp-resnet"
 
     def test_several_seeds_are_summed_up(

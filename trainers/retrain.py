@@ -184,6 +184,8 @@ def retrain(
         if resume and not has_checkpoint(run):
             console.print(f"there is nothing to go on from in {run.path}: this begins with the first epoch")
         subject = open_subject()
+        if began:  # in the words it began with, which its checkpoint must meet
+            subject = dataclasses.replace(subject, network=began["architecture"])
         if began and began["data"]["front_end"] != dataclasses.asdict(subject.features.front_end):
             raise UserError(f"log-mels are made another way than when {run.path} began; choose another --seed")
         trained_in = _same_precision(run, began, subject, plan.device)
