@@ -52,9 +52,8 @@ _POOLS = {"bcr": (1, 2, 2, 1), "tfs": (1, 2, 2, 2)}
 
 
 class Block(NamedTuple):
-    """One block as it is built: its place among the layers of its stage, channels before and after, and of CP-ResNet kernels and groups."""
+    """One block as it is built: channels before and after, and of CP-ResNet its two kernels and its groups."""
 
-    place: int
     c_in: int
     c_out: int
     kernels: tuple[int, int]
@@ -161,7 +160,7 @@ class Related:
             for place in range(depth):
                 kernels = self.kernels[number] if self.kernels else (3, 3)
                 groups = self.groups[stage] if self.groups else 1
-                layers.append(Block(len(layers), c_in, c_out, kernels, groups))
+                layers.append(Block(c_in, c_out, kernels, groups))
                 number, c_in = number + 1, c_out
                 if self.kind == "cpr" and stage == 0 and place + 1 in (1, 2, 4):
                     layers.append(

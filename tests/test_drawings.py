@@ -14,6 +14,7 @@ import torchaudio
 from search_space import Architecture, build_model, count
 from search_space.errors import UserError
 from search_space.presets import PRESETS, resolve
+from search_space.related import Block
 from search_space.space import get_space
 from studies.charts import GREEN, VERMILLION
 from studies.drawings import (
@@ -88,12 +89,14 @@ class TestDiagram:
         network = resolve(name)
         parts = cost_by_part(count(network, size, 10), network).set_index("part")["shape"]
         shapes, model = {}, build_model(network).eval()
-        for stage, blocks in enumerate(network.blocks):
-            for number, block in enumerate(blocks, start=1):
-                follows = number == len(blocks) or blocks[number].place > block.place + 1
-                place = len(network.stages[stage]) - 1 if number == len(blocks) else blocks[number].place - 1
-                model.stages[stage][place if follows else block.place].register_forward_hook(
-                    lambda *call, part=f"stage {stage + 1}, block {number}": shapes.update({part: call[2].shape[1:]})
+        for stage, layers in enumerate(network.stages):
+            number = 0
+            for place, layer in enumerate(layers):
+                number += isinstance(layer, Block)
+                # The last layer of a part tells its shape: what follows a block, and behind a pool that opens the stage its first block.
+                part = f"stage {stage + 1}, block {number or 1}"
+                model.stages[stage][place].register_forward_hook(
+                    lambda *call, part=part: shapes.update({part: call[2].shape[1:]})
                 )
         with torch.no_grad():
             model(torch.zeros(1, 1, *size))
