@@ -15,6 +15,7 @@ from dashboard.reading import read_trials
 from dashboard.taking import show_taking
 from search_space import Architecture, count, get_space, resolve
 from search_space.families import Network
+from search_space.mobile import Mobile
 from studies import jobs
 from studies.charts import CONFIG, confusion_figure, curve_figure, duration, per_cent, quantity
 from studies.drawings import cost_by_part, cost_figure, network_svg
@@ -147,10 +148,17 @@ def _show_structure(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
 
 def _legend(network: Network) -> str:
     """What the diagram's lines and colours mean."""
-    if not isinstance(network, Architecture):
+    if isinstance(network, Mobile):
         return (
             "The form that is deployed and counted: batch norm is part of the convolution before it. Blue is channel-wise; a green line at the side "
             "of a block adds its input (its 3 × 3 average where the map shrinks) after the last convolution."
+        )
+    if not isinstance(network, Architecture):
+        return (
+            "The form that is trained and counted, batch norm included. Blue is channel-wise; a green line at the side of a block adds its input to its "
+            "output."
+            + " Half of the channels go along the mels, the other half along the frames, each added to itself."
+            * (network.kind == "tfs")
         )
     cut = "The dashed line cuts the mel axis, low bins to the left; blue is the heavy part. "
     return (

@@ -13,9 +13,10 @@ Unless another is named, `macs` is `conv+linear`. In all three:
 * `params` are all numbers that can be trained, biases and batch norm's scale and shift included, also those of layers that
   never run, once each however often they are used; running statistics are not.
 * The input is the size the network is meant for, never a smaller one it was trained at.
-* A network of DSSDN and a comparator are counted in the form that is trained, batch norm included; CP-Mobile and Rep-Mobile in the deployed one, as
-  their authors did (`mobile.py`), and so are the branches of the operator `rep`. On one front this favours them by a batch norm's second number a channel
-  (1 % of the params of the paper's networks); the MACs of conv+linear are the same in both forms.
+* Each family is counted in the form that its authors counted (`families.Family.form`): DSSDN, CP-ResNet, BC-ResNet, TF-SepNet and the comparators as they
+  are trained, batch norm included; CP-Mobile and Rep-Mobile as they are deployed (`mobile.py`), and so are the branches of the operator `rep`. On one
+  front this favours the deployed by a batch norm's second number a channel (1 % of the params of the paper's networks); the MACs of conv+linear are the
+  same in both forms.
 * Channel-wise crosses are the two convolutions of their equation (`blocks.plain`).
 
 The figures are checked against hand formulas, the built model, fvcore and torchinfo.

@@ -9,7 +9,7 @@ from typing import Any
 from search_space.comparators import COMPARATORS
 from search_space.complexity import BYTES, count_network, parse_input
 from search_space.errors import open_console, run_command
-from search_space.families import family_of
+from search_space.families import FAMILIES, family_of
 from search_space.presets import DESCRIBED, NETWORKS, check_network, preset_name, resolve
 
 
@@ -85,7 +85,7 @@ def _print_table(network: dict[str, Any]) -> None:
         console.print(network["preset"], style="bold")
     if network["architecture"]:
         console.print(network["architecture"], soft_wrap=True)
-        if family_of(resolve(network["architecture"])) != "dssdn":
+        if FAMILIES[family_of(resolve(network["architecture"]))].form == "deployed":
             console.print("counted as it is deployed: batch norm folded into convolutions, branches merged")
     console.print(f"input {frames} frames x {mels} mels, {network['n_classes']} classes")
     console.print(table)

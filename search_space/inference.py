@@ -34,8 +34,8 @@ def inference_form(model: nn.Module) -> nn.Module:
 
     Of a DSSDN network, batch norm becomes part of the convolution before it, the two kernels of a `Cross` one, the branches of a `RepConv` one, the
     three 1x1 of a distillation path their product, attention and batch norm at a block's end one factor and one summand; parts are pooled before they
-    are spliced. Of CP-Mobile, Rep-Mobile and the networks of `related_modules`, batch norm and branches go the same way. What else there is (other
-    comparators, a layer around the network) is copied as it stands.
+    are spliced. Of the other families, batch norm and branches go the same way. What else there is (comparators, a layer around the network) is copied
+    as it stands.
     """
     if isinstance(model, Dssdn):
         return _Inference(model).eval()

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -45,7 +45,7 @@ _NOTATION = re.compile(
     re.ASCII,
 )
 _LONGEST_NUMBER = 20  # digits, far more than any value has
-_MOST_CHANNELS, _MOST_BLOCKS, _MOST_STAGES = 4096, 32, 8
+MOST_CHANNELS, _MOST_BLOCKS, _MOST_STAGES = 4096, 32, 8
 _TEXT_SHOWN = 200
 
 
@@ -80,24 +80,12 @@ class Mobile:
         if self.kind not in KINDS:
             raise unknown("kind of mobile network", self.kind, KINDS)
         for name in ("stem", "widths", "depths", "expanded", "pools"):
-            object.__setattr__(self, name, _as_tuple(getattr(self, name)))
-        object.__setattr__(self, "pools", tuple(map(_as_tuple, self.pools)))
-        for what, widths in (("stem", self.stem), ("stages", self.widths), ("blocks", self.expanded)):
-            if not _are_whole(widths, 1, _MOST_CHANNELS):
-                raise UserError(
-                    f"channels of the {what} are whole numbers from 1 to {_MOST_CHANNELS}; got {list(widths)}; try {EXAMPLE}"
-                )
+            object.__setattr__(self, name, as_tuple(getattr(self, name)))
+        object.__setattr__(self, "pools", tuple(map(as_tuple, self.pools)))
+        channels = {"stem": self.stem, "stages": self.widths, "blocks": self.expanded}
+        check_stages(channels, self.widths, self.depths, EXAMPLE)
         if len(self.stem) != 2:
             raise UserError(f"the stem has two convolutions; got channels {list(self.stem)}; try [4, 16]")
-        if not _are_whole(self.depths, 1, _MOST_BLOCKS) or not 1 <= len(self.depths) <= _MOST_STAGES:
-            raise UserError(
-                f"there are 1 to {_MOST_STAGES} stages of 1 to {_MOST_BLOCKS} blocks each; got {list(self.depths)}; try [3, 2, 1]"
-            )
-        if len(self.widths) != len(self.depths):
-            raise UserError(
-                f"each stage has its channels and its number of blocks; got {len(self.widths)} and {len(self.depths)} of them in "
-                f"{list(self.widths)} and {list(self.depths)}; name as many"
-            )
         if len(self.expanded) != sum(self.depths):
             raise UserError(
                 f"each block has its expanded channels; got {len(self.expanded)} for {sum(self.depths)} blocks in {list(self.expanded)}; "
@@ -105,7 +93,7 @@ class Mobile:
             )
         if self.pools and (
             len(self.pools) != sum(self.depths)
-            or not all(len(pool) == 2 and _are_whole(pool, 1, 2) for pool in self.pools)
+            or not all(len(pool) == 2 and are_whole(pool, 1, 2) for pool in self.pools)
         ):
             raise UserError(
                 f"each block divides frames and mels by 1 or 2 each; got {'-'.join(map(_by, self.pools))} for {sum(self.depths)} blocks; "
@@ -142,15 +130,11 @@ class Mobile:
         Raises `UserError` when the text is no notation, or one of a network that cannot exist.
         """
         match = _NOTATION.fullmatch(text)
-        shown = text if len(text) <= _TEXT_SHOWN else f"{text[:_TEXT_SHOWN]}..."
         if match is None:
             raise UserError(
-                f"{shown!r} is not the notation of a CP-Mobile or Rep-Mobile network; it looks like {EXAMPLE}"
+                f"{shortened(text)!r} is not the notation of a CP-Mobile or Rep-Mobile network; it looks like {EXAMPLE}"
             )
-        if any(len(number) > _LONGEST_NUMBER for number in re.findall(r"\d+", text)):
-            raise UserError(
-                f"a number in a notation has at most {_LONGEST_NUMBER} digits; got {shown!r}; try {EXAMPLE}"
-            )
+        check_numbers(text, EXAMPLE)
         widths, depths, expanded = (
             tuple(int(number) for number in match[part].split("-")) for part in ("widths", "depths", "expanded")
         )
@@ -296,12 +280,47 @@ def _published_pools(blocks: int) -> tuple[tuple[int, int], ...]:
     return tuple(rule.get(index, (1, 1)) for index in range(blocks))
 
 
-def _as_tuple(values: Any) -> tuple[Any, ...]:
+def as_tuple(values: Any) -> tuple[Any, ...]:
+    """A sequence as a tuple, and what is none as a tuple of it."""
     return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)
 
 
-def _are_whole(values: Sequence[object], low: int, high: int) -> bool:
+def are_whole(values: Sequence[object], low: int, high: int) -> bool:
+    """Whether all are whole numbers from `low` to `high`."""
     return all(isinstance(value, int) and not isinstance(value, bool) and low <= value <= high for value in values)
+
+
+def check_stages(
+    channels: Mapping[str, Sequence[object]], widths: Sequence[object], depths: Sequence[object], example: str
+) -> None:
+    """Raises `UserError` unless all these numbers of channels can be, and each stage has its channels and its number of blocks."""
+    for what, numbers in channels.items():
+        if not are_whole(numbers, 1, MOST_CHANNELS):
+            raise UserError(
+                f"channels of the {what} are whole numbers from 1 to {MOST_CHANNELS}; got {list(numbers)}; try {example}"
+            )
+    if not are_whole(depths, 1, _MOST_BLOCKS) or not 1 <= len(depths) <= _MOST_STAGES:
+        raise UserError(
+            f"there are 1 to {_MOST_STAGES} stages of 1 to {_MOST_BLOCKS} blocks each; got {list(depths)}; try {example}"
+        )
+    if len(widths) != len(depths):
+        raise UserError(
+            f"each stage has its channels and its number of blocks; got {len(widths)} and {len(depths)} of them in "
+            f"{list(widths)} and {list(depths)}; name as many"
+        )
+
+
+def check_numbers(text: str, example: str) -> None:
+    """Raises `UserError` where a number of a notation is longer than any value."""
+    if any(len(number) > _LONGEST_NUMBER for number in re.findall(r"\d+", text)):
+        raise UserError(
+            f"a number in a notation has at most {_LONGEST_NUMBER} digits; got {shortened(text)!r}; try {example}"
+        )
+
+
+def shortened(text: str) -> str:
+    """A text as far as an error shows it."""
+    return text if len(text) <= _TEXT_SHOWN else f"{text[:_TEXT_SHOWN]}..."
 
 
 def _by(pool: Sequence[object]) -> str:

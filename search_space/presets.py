@@ -1,4 +1,4 @@
-"""The networks that have a description, by name: those of the paper, CP-Mobile's and Rep-Mobile's.
+"""The networks that have a description, by name: those of the paper, and of every other family.
 
 Source: DSSDN (arXiv 2405.03567), Tables 1 and 2. Assumed: widths, head, OSC's mid channels and SPC's ratio, which the paper
 does not give; these are one set for all networks that puts every printed count within 6 % (`tests/test_complexity.py`).
@@ -11,6 +11,7 @@ from search_space.comparators import COMPARATORS
 from search_space.errors import UserError
 from search_space.families import Network, is_notation, parse
 from search_space.mobile import mobile
+from search_space.related import bc_resnet, cp_resnet, tf_sepnet
 
 PRESETS: dict[str, Architecture] = {
     "dssdn-large": Architecture.parse("dssdn_c28-44-60-60-60-60_r0.5_sc_h64"),
@@ -43,7 +44,15 @@ printed of them is in `comparators.PRINTED`."""
 REP_MOBILE: dict[str, Network] = {"rep-mobile": mobile("repm", 32, 1.8, 2.3)}
 """The one network whose widths are released (DCASE 2025, Chang_HYU_task1); those of Rep-Mobile itself (DCASE 2024) nobody printed."""
 
-DESCRIBED: dict[str, Network] = {**NETWORKS, **CP_MOBILE, **REP_MOBILE}
+RELATED: dict[str, Network] = {
+    "cp-resnet": cp_resnet(),
+    "bc-resnet": bc_resnet(40),
+    "bc-resnet-80": bc_resnet(80),
+    "tf-sepnet-64": tf_sepnet(64),
+}
+"""The teacher of CP-Mobile, BC-ResNet in the two widths of DCASE 2021 and later, and the TF-SepNet of DCASE 2024."""
+
+DESCRIBED: dict[str, Network] = {**NETWORKS, **CP_MOBILE, **REP_MOBILE, **RELATED}
 """Every named network that has a notation."""
 
 
@@ -68,6 +77,14 @@ def resolve(network: str | Network) -> Network:
     if not is_notation(network):
         raise UserError(f"unknown network {network!r}; known: {sorted(DESCRIBED)}, or a notation such as {EXAMPLE}")
     return parse(network)
+
+
+def recorded(network: str) -> str:
+    """The text that a record keeps of a network's name or notation: a comparator's name, the notation of any other.
+
+    Raises `UserError` when the text names no network.
+    """
+    return network if network in COMPARATORS else str(resolve(network))
 
 
 def preset_name(network: Network) -> str | None:

@@ -1,8 +1,8 @@
-"""Networks of DCASE Task 1 as torch modules: CP-ResNet, BC-ResNet, TF-SepNet; their names and printed figures are in `comparators.py`.
+"""CP-ResNet, BC-ResNet and TF-SepNet as torch modules; what they are and what they cost is in `related.py`.
 
-All take a log-mel, (B, 1, T, F) to (B, K) logits, of any size from `least` x `least` on. Maps lie frames x mels, where the released code has mels x
-frames: kernels and strides are turned. Convolutions are initialised after He (normal, fan-in), where CP-ResNet's code sets the last of a block and
-the head to zero. `stages` are the groups of blocks of one width.
+All take a log-mel, (B, 1, T, F) to (B, K) logits. Maps lie frames x mels, where the released code has mels x frames: kernels and strides are turned.
+Convolutions are initialised after He (normal, fan-in), where CP-ResNet's code sets the last of a block and the head to zero. `stages` are the groups of
+blocks of one width.
 
 Shape legend: B batch, C channels, T frames, F mel bins, K classes.
 """
@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from search_space.blocks import channel_means, named, pointwise
 from search_space.comparator_modules import check_input, prepare
+from search_space.related import Block, Related
 
 
 def normed(
@@ -33,30 +35,28 @@ def normed(
     return named(**layers, **({"activation": activation} if activation is not None else {}))
 
 
-class Staged(nn.Module):
-    """A stem, stages of one width each, and a head whose map of K channels is averaged over T and F."""
+class MaxPool(nn.Module):
+    """Max pool, (B, C, T, F) to (B, C, T // time, F // mel), that leaves an axis of size 1 as it is."""
 
-    least: int
-
-    def __init__(self, stem: nn.Module, stages: list[nn.Module], head: nn.Module) -> None:
+    def __init__(self, time: int, mel: int) -> None:
         super().__init__()
-        self.stem, self.stages, self.head = stem, nn.Sequential(*stages), head
-        prepare(self)
+        self.factors = (time, mel)
 
-    def forward(self, logmel_BCTF: Tensor) -> Tensor:
-        check_input(self, logmel_BCTF, 1, self.least)
-        return channel_means(self.head(self.stages(self.stem(logmel_BCTF))))
+    def forward(self, x_BCTF: Tensor) -> Tensor:
+        kernel = [min(pair) for pair in zip(x_BCTF.shape[2:], self.factors, strict=True)]
+        return functional.max_pool2d(x_BCTF, kernel)
 
 
 class CpResidual(nn.Module):
     """relu(x + conv(relu(conv(x)))), each convolution with batch norm and a kernel of 1 or 3; the shortcut is a 1x1 where the width changes.
 
-    `groups` divides the channels of all three.
+    (B, c_in, T, F) to (B, c_out, T, F). The block's groups divide the channels of all three.
     """
 
-    def __init__(self, c_in: int, c_out: int, kernels: tuple[int, int], groups: int) -> None:
+    def __init__(self, block: Block) -> None:
         super().__init__()
-        first, second = kernels
+        c_in, c_out, groups = block.c_in, block.c_out, block.groups
+        first, second = block.kernels
         self.first = normed(c_in, c_out, first, padding=first // 2, groups=groups, activation=nn.ReLU(inplace=True))
         self.second = normed(c_out, c_out, second, padding=second // 2, groups=groups)
         self.shortcut = nn.Identity() if c_in == c_out else normed(c_in, c_out, 1, groups=groups)
@@ -64,46 +64,6 @@ class CpResidual(nn.Module):
 
     def forward(self, x_BCTF: Tensor) -> Tensor:
         return self.relu(self.second(self.first(x_BCTF)) + self.shortcut(x_BCTF))
-
-
-def receptive_kernels(rho: int) -> tuple[tuple[tuple[int, int], ...], ...]:
-    """The kernels of each block's two convolutions, stage by stage, 3 where the receptive field still grows and 1 behind it.
-
-    Source: `models/cp_resnet.py` of github.com/fschmid56/cpjku_dcase23; the idea: Koutini et al., arXiv 1907.01803.
-    """
-
-    def kernel(order: int) -> int:
-        return 3 if rho >= order else 1
-
-    first = ((3, 1), (kernel(2), kernel(3)))
-    return first, ((kernel(4), kernel(5)),), ((kernel(8), kernel(9)),)
-
-
-class CpResNet(Staged):
-    """CP-ResNet as the teacher of CP-Mobile: stages of 2, 1 and 1 residual blocks whose kernels bound the receptive field by `rho`.
-
-    (B, 1, T, F) to (B, K), at least 17 frames x 17 mels: a strided 5x5, a 2x2 max pool, and behind each block of the first stage one over mels.
-
-    Source: Schmid et al., DCASE 2023 Task 1 technical report, and github.com/fschmid56/cpjku_dcase23: widths 32, 64, 92 (128 less 36), two groups in
-    the second stage, rho 8.
-    """
-
-    least = 17
-
-    def __init__(
-        self, n_classes: int, widths: tuple[int, ...] = (32, 64, 92), groups: tuple[int, ...] = (1, 2, 1), rho: int = 8
-    ) -> None:
-        stages: list[nn.Module] = []
-        c_in = widths[0]
-        for stage, kernels_of_block in enumerate(receptive_kernels(rho)):
-            layers: list[nn.Module] = [] if stage else [nn.MaxPool2d(2)]
-            for kernels in kernels_of_block:
-                layers.append(CpResidual(c_in, widths[stage], kernels, groups[stage]))
-                layers += [] if stage else [nn.MaxPool2d((1, 2))]
-                c_in = widths[stage]
-            stages.append(nn.Sequential(*layers))
-        stem = normed(1, widths[0], 5, stride=2, padding=1, activation=nn.ReLU(inplace=True))
-        super().__init__(stem, stages, normed(c_in, n_classes, 1))
 
 
 class ResidualNorm(nn.Module):
@@ -129,8 +89,9 @@ class BroadcastBlock(nn.Module):
     Source: Kim et al., arXiv 2106.04140, eq. 3 and fig. 2.
     """
 
-    def __init__(self, c_in: int, c_out: int, dropout: float = 0.1) -> None:
+    def __init__(self, block: Block, dropout: float = 0.1) -> None:
         super().__init__()
+        c_in, c_out = block.c_in, block.c_out
         self.transition = None if c_in == c_out else normed(c_in, c_out, 1, activation=nn.ReLU(inplace=True))
         self.mel = normed(c_out, c_out, (1, 3), padding=(0, 1), groups=c_out)
         self.time = normed(c_out, c_out, (3, 1), padding=(1, 0), groups=c_out, activation=nn.SiLU(inplace=True))
@@ -152,8 +113,9 @@ class TimeFrequencySeparate(nn.Module):
     Source: Cai et al., TF-SepNet (ICASSP 2024), and github.com/yqcai888/easy_dcase_task1.
     """
 
-    def __init__(self, c_in: int, c_out: int, dropout: float = 0.1) -> None:
+    def __init__(self, block: Block, dropout: float = 0.1) -> None:
         super().__init__()
+        c_in, c_out = block.c_in, block.c_out
         half = c_out // 2
         self.transition = nn.Identity() if c_in == c_out else normed(c_in, c_out, 1, activation=nn.ReLU(inplace=True))
 
@@ -174,55 +136,47 @@ class TimeFrequencySeparate(nn.Module):
         return torch.cat([mel_BCTF + by_mel_BCT1, time_BCTF + by_time_BC1F], dim=1)
 
 
-def _stages(
-    width: int, block: type[BroadcastBlock] | type[TimeFrequencySeparate], pooled: tuple[bool, ...]
-) -> tuple[list[nn.Module], int]:
-    """Four stages of 2, 2, 2 and 3 blocks, 1, 1.5, 2 and 2.5 times `width` wide, their input 2 times, each with a residual norm at its end and a
-    max pool at the beginning where `pooled`; and the last width."""
-    stages: list[nn.Module] = []
-    c_in = 2 * width
-    for stage, (share, depth) in enumerate(((1, 2), (1.5, 2), (2, 2), (2.5, 3))):
-        layers: list[nn.Module] = [nn.MaxPool2d(2)] if pooled[stage] else []
-        for _ in range(depth):
-            layers.append(block(c_in, int(share * width)))
-            c_in = int(share * width)
-        stages.append(nn.Sequential(*layers, ResidualNorm()))
-    return stages, c_in
+class Staged(nn.Module):
+    """The network of one description, (B, 1, T, F) log-mel to (B, K) logits: a stem, the stages, and a head whose map of K channels is averaged.
 
+    Pools stop at size 1, so that every input from `architecture.least` on is read.
 
-class BcResNet(Staged):
-    """BC-ResNet in its form for scenes, `width` its c: broadcast residual blocks with residual normalisation between the stages.
-
-    (B, 1, T, F) to (B, K), at least 7 frames x 7 mels.
-
-    Source: Kim et al., arXiv 2111.06531; layout and dropout: github.com/yqcai888/easy_dcase_task1.
+    Source: `related.py`; dropout of 0.1: github.com/yqcai888/easy_dcase_task1.
     """
 
-    least = 7
+    def __init__(self, architecture: Related, n_classes: int) -> None:
+        super().__init__()
+        self.architecture = architecture
+        make = {"cpr": CpResidual, "bcr": BroadcastBlock, "tfs": TimeFrequencySeparate}[architecture.kind]
 
-    def __init__(self, n_classes: int, width: int = 40) -> None:
-        stages, c_out = _stages(width, BroadcastBlock, (False, True, True, False))
-        stem = named(conv=nn.Conv2d(1, 2 * width, 5, 2, 2, bias=False), residual_norm=ResidualNorm())
-        super().__init__(stem, stages, pointwise(c_out, n_classes, bias=True))
+        def layer(of: tuple[int, int] | Block | None) -> nn.Module:
+            if of is None:
+                return ResidualNorm()
+            return make(of) if isinstance(of, Block) else MaxPool(*of)
 
-
-class TfSepNet(Staged):
-    """TF-SepNet-64 of DCASE 2024 (depth 17): separate convolutions along time and mel, and a max pool before the last stage too.
-
-    (B, 1, T, F) to (B, K), at least 29 frames x 29 mels.
-
-    Source: Cai et al., DCASE 2024 Task 1 technical report; github.com/yqcai888/easy_dcase_task1.
-    """
-
-    least = 29
-
-    def __init__(self, n_classes: int, width: int = 64) -> None:
-        stages, c_out = _stages(width, TimeFrequencySeparate, (False, True, True, True))
-        stem = named(
-            first=normed(1, width // 2, 3, stride=2, padding=1, activation=nn.ReLU(inplace=True)),
-            second=normed(
-                width // 2, 2 * width, 3, stride=2, padding=1, groups=width // 2, activation=nn.ReLU(inplace=True)
-            ),
-            residual_norm=ResidualNorm(),
+        self.stem = _stem(architecture)
+        self.stages = nn.Sequential(*(nn.Sequential(*map(layer, stage)) for stage in architecture.stages))
+        width = architecture.widths[-1]
+        self.head = (
+            normed(width, n_classes, 1) if architecture.kind == "cpr" else pointwise(width, n_classes, bias=True)
         )
-        super().__init__(stem, stages, pointwise(c_out, n_classes, bias=True))
+        prepare(self)
+
+    def forward(self, logmel_BCTF: Tensor) -> Tensor:
+        check_input(self, logmel_BCTF, 1, self.architecture.least)
+        return channel_means(self.head(self.stages(self.stem(logmel_BCTF))))
+
+
+def _stem(architecture: Related) -> nn.Module:
+    """A strided 5x5 (CP-ResNet pads it by 1), or two strided 3x3, the second in groups of one input channel; residual normalisation but in CP-ResNet."""
+    if architecture.kind == "cpr":
+        return normed(1, architecture.stem[0], 5, stride=2, padding=1, activation=nn.ReLU(inplace=True))
+    if architecture.kind == "bcr":
+        conv = nn.Conv2d(1, architecture.stem[0], 5, 2, 2, bias=False)
+        return named(conv=conv, residual_norm=ResidualNorm())
+    first, second = architecture.stem
+    return named(
+        first=normed(1, first, 3, stride=2, padding=1, activation=nn.ReLU(inplace=True)),
+        second=normed(first, second, 3, stride=2, padding=1, groups=first, activation=nn.ReLU(inplace=True)),
+        residual_norm=ResidualNorm(),
+    )

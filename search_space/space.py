@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Literal, NamedTuple, Protocol
@@ -43,6 +43,29 @@ class Choice(NamedTuple):
             return [other for other in self.options if other != option]
         place = self.options.index(option)
         return [*self.options[max(place - 1, 0) : place], *self.options[place + 1 : place + 2]]
+
+
+def ask(choices: Iterable[Choice], choose: Choose) -> dict[str, Value]:
+    """What `choose(name, options)` picks of each choice that means something beside the earlier picks.
+
+    Raises `UserError` when a pick is not one of the options.
+    """
+    chosen: dict[str, Value] = {}
+    for choice in choices:
+        if not choice.asked(chosen):
+            continue
+        name, options, _ = choice
+        pick = choose(name, options)
+        if pick not in options:
+            raise UserError(f"{name} is one of {list(options)}; got {pick!r}")
+        chosen[name] = options[options.index(pick)]  # the option itself: a generator's pick may be a numpy scalar
+    return chosen
+
+
+def digest_of(name: str, choices: Sequence[Choice], corners: Sequence[Network]) -> str:
+    """Twelve hexadecimal digits of a space's name, its choices, and the notations and costs of these networks of it."""
+    witnesses = [(str(corner), *count(corner, (431, 256))[:2]) for corner in corners]
+    return hashlib.sha256(json.dumps([name, choices, witnesses]).encode()).hexdigest()[:12]
 
 
 class AnySpace(Protocol):
@@ -150,17 +173,7 @@ class Space:
 
         Raises `UserError` when a pick is not one of the options.
         """
-        chosen: dict[str, Value] = {}
-        for choice in self._choices:
-            if not choice.asked(chosen):
-                continue
-            name, options, _ = choice
-            pick = choose(name, options)
-            if pick not in options:
-                raise UserError(f"{name} is one of {list(options)}; got {pick!r}")
-            # The option itself: a generator's pick may be a numpy scalar.
-            chosen[name] = options[options.index(pick)]
-        return self._architecture(chosen)
+        return self._architecture(ask(self._choices, choose))
 
     @property
     def size(self) -> int:
@@ -181,8 +194,7 @@ class Space:
         through the notations and costs of the two architectures of all first and all last options.
         """
         corners = [self.sample(lambda _, options: options[0]), self.sample(lambda _, options: options[-1])]
-        witnesses = [(str(corner), *count(corner, (431, 256))[:2]) for corner in corners]
-        return hashlib.sha256(json.dumps([self.name, self._choices, witnesses]).encode()).hexdigest()[:12]
+        return digest_of(self.name, self._choices, corners)
 
     def encode(self, network: Network) -> dict[str, Value]:
         """The choices that make this architecture, in the order of asking.
@@ -317,12 +329,12 @@ def _per_part(cost: Cost, what: Literal["params", "macs"]) -> list[int]:
 
 @cache
 def _spaces() -> dict[str, AnySpace]:
-    from search_space.family_spaces import CP_MOBILE_SPACE, REP_MOBILE_SPACE, FamilySpace
+    from search_space.family_spaces import RULE_SPACES, FamilySpace
 
     dssdn = Space("dssdn", per_block=False)
     spaces: tuple[AnySpace, ...] = (
         *(dssdn, Space("dssdn-blocks", per_block=True), Space("dssdn-wide", per_block=False, wide=True)),
-        *(CP_MOBILE_SPACE, REP_MOBILE_SPACE, FamilySpace("all", (dssdn, CP_MOBILE_SPACE, REP_MOBILE_SPACE))),
+        *(*RULE_SPACES, FamilySpace("all", (dssdn, *RULE_SPACES))),
     )
     return {space.name: space for space in spaces}
 
@@ -331,7 +343,7 @@ def get_space(name: str = "dssdn") -> AnySpace:
     """The space of this name.
 
     `dssdn` (one split ratio and operator a network), `dssdn-blocks` (one a block), `dssdn-wide` (one a network, and the options of the paper's
-    relatives), `cp-mobile`, `rep-mobile`, or `all` (the networks of dssdn, cp-mobile and rep-mobile).
+    relatives), one for each other family by its name, or `all` (the networks of dssdn and of every other family).
 
     Raises `UserError` when there is none.
     """

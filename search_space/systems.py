@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search_space.comparators import COMPARATORS, PRINTED, Published
 from search_space.complexity import Cost, count_module, count_network
-from search_space.presets import NETWORKS
+from search_space.families import FAMILIES, family_of
+from search_space.presets import NETWORKS, resolve
 from search_space.tables import DSSDN
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _row(system: str, name: str) -> dict[str, Any]:
 def _cost(name: str) -> Cost:
     """What a described network costs in the form that its printed figures are of."""
     of = PRINTED[name]
-    if of.form == "deployed":
+    if of.form == FAMILIES[family_of(resolve(name))].form:
         return count_network(name, of.input, of.outputs)
     import torch
 

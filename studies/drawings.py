@@ -20,8 +20,9 @@ from plotly.subplots import make_subplots
 from search_space.architecture import Architecture, Block
 from search_space.complexity import Cost, LayerCost, count, cut, eca_kernel, pool_after
 from search_space.errors import UserError
-from search_space.families import Network
-from search_space.mobile import KINDS, Mobile
+from search_space.families import FAMILIES, Network, family_of
+from search_space.mobile import Mobile
+from search_space.related import Related
 from studies.charts import BLUE, GREEN, GREY, VERMILLION, layout, quantity
 
 _WIDTH, _LEFT, _RIGHT, _RAIL = 420, 8, 384, 406
@@ -38,25 +39,39 @@ _TICKS_HZ = (300, 1000, 3000, 10_000, 20_000)
 
 def cost_by_part(cost: Cost, network: Network) -> pd.DataFrame:
     """`part` (stem, block 1, ..., head), `params`, `macs` and the part's output `shape` (C, T, F), in order of execution."""
-    rows: dict[str, dict[str, Any]] = {}
-    for layer in cost.layers:
-        part = _part(layer)
-        row = rows.setdefault(part, {"part": part, "params": 0, "macs": 0})
-        row["params"] += layer.params
-        row["macs"] += layer.macs
-        row["shape"] = layer.shape
+    rows: list[dict[str, Any]] = []
+    for part, layers in _parts(cost).items():
+        sums = {what: sum(getattr(layer, what) for layer in layers) for what in ("params", "macs")}
+        rows.append({"part": part, **sums, "shape": layers[-1].shape})
     if isinstance(network, Architecture):
         for number, block in enumerate(network.blocks, start=1):  # batch norm and attention come after the merging
-            rows[f"block {number}"]["shape"] = (block.out_channels, *rows[f"block {number}"]["shape"][1:])
-    return pd.DataFrame(list(rows.values()))
+            rows[number]["shape"] = (block.out_channels, *rows[number]["shape"][1:])
+    if isinstance(network, Related):  # what a block spreads over its map is smaller than the map
+        widths = [block.c_out for stage in network.blocks for block in stage]
+        for row, layers, width in zip(rows[1:-1], list(_parts(cost).values())[1:-1], widths, strict=True):
+            if layers[-1].name.count(".") > 2:
+                frames, mels = (max(layer.shape[axis] for layer in layers) for axis in (1, 2))
+                row["shape"] = (width, frames, mels)
+    return pd.DataFrame(rows)
 
 
-def _part(layer: LayerCost) -> str:
-    """The part that a layer belongs to; blocks of a family with stages are called by stage and place."""
-    first, *rest = layer.name.split(".")
-    if first == "blocks":
-        return f"block {int(rest[0]) + 1}"
-    return f"stage {int(rest[0]) + 1}, block {int(rest[1]) + 1}" if first == "stages" else first
+def _parts(cost: Cost) -> dict[str, list[LayerCost]]:
+    """The layers of every part, in order of execution: stem, block 1, ..., head; blocks of a family with stages are called by stage and place. A pool or
+    norm between the blocks of a stage belongs to the block before it, one that opens the stage to its first block."""
+    parts: dict[str, list[LayerCost]] = {}
+    blocks: dict[str, dict[str, int]] = {}
+    for layer in cost.layers:
+        first, *rest = layer.name.split(".")
+        part = first
+        if first == "blocks":
+            part = f"block {int(rest[0]) + 1}"
+        elif first == "stages":
+            stage, place, *within = rest
+            seen = blocks.setdefault(stage, {})
+            number = seen.setdefault(place, len(seen) + 1) if within else max(len(seen), 1)
+            part = f"stage {int(stage) + 1}, block {number}"
+        parts.setdefault(part, []).append(layer)
+    return parts
 
 
 def cost_figure(parts: pd.DataFrame, title: str = "", synthetic: bool = False) -> go.Figure:
@@ -97,8 +112,8 @@ def network_svg(network: Network, input: tuple[int, int], n_classes: int, dark: 
     least), with the cut between them. Lines at the side are what is distilled; the rail on the right is what the head sees. `dark` fits the texts to a
     dark page; they are legible from 350 pixels on.
     """
-    if isinstance(network, Mobile):
-        return _mobile_svg(network, input, n_classes, dark)
+    if not isinstance(network, Architecture):
+        return _staged_svg(network, input, n_classes, dark)
     architecture = network
     cost = count(architecture, input, n_classes)
     parts = {row["part"]: row for row in cost_by_part(cost, architecture).to_dict("records")}
@@ -123,44 +138,74 @@ def network_svg(network: Network, input: tuple[int, int], n_classes: int, dark: 
     return pen.svg(words)
 
 
-def _mobile_svg(network: Mobile, input: tuple[int, int], n_classes: int, dark: bool) -> str:
-    """The deployed network, a box each layer; a line at the side is a block's input that is added behind its last convolution, before attention
-    and response norm."""
+def _staged_svg(network: Mobile | Related, input: tuple[int, int], n_classes: int, dark: bool) -> str:
+    """The network in the form that is counted, a box each layer, with the batch norm behind it if it has one; a line at the side is a block's input that
+    is added behind the last layer of the block's own, before attention and response norm."""
     cost = count(network, input, n_classes)
     pen = _Pen(_INK[dark])
     pen.text(_LEFT, 14, f"log-mel, {input[0]} × {input[1]} (frames × mels)", strong=True)
     pen.y = 22
     pen.arrow()
-    layers: dict[str, list[LayerCost]] = {}
-    for layer in cost.layers:
-        layers.setdefault(_part(layer), []).append(layer)
-    blocks = iter(block for stage in network.blocks for block in stage)
-    activation = "ReLU" if network.kind == "cpm" else "SiLU"
+    adds = iter(_adds(network))
+    layers = _parts(cost)
     for part in cost_by_part(cost, network).to_dict("records"):
         name = str(part["part"])
         _draw_title(pen, f"{name[0].upper()}{name[1:]}", part)
-        top = pen.y
-        added = 0.0
-        for layer in layers[name]:
-            colour = BLUE if "depthwise" in layer.name else GREY
-            pen.box(_LEFT, _RIGHT, f"{_words_of(layer, network)} → {_by(layer.shape)}", colour)
-            if ".project" in layer.name:
+        of_block = name.startswith("stage")
+        begins, added, within = pen.y, 0.0, False
+        for layer, behind in zip(layers[name], [*layers[name][1:], None], strict=True):
+            if layer.kind == "batch norm":
+                continue
+            normed = ", norm" * (behind is not None and behind.kind == "batch norm")
+            if not within and layer.name.count(".") > 2:
+                begins, within = pen.y, True  # behind a pool that opens the stage
+            colour = BLUE if layer.kind.startswith("channel-wise") else GREY
+            pen.box(_LEFT, _RIGHT, f"{_words_of(layer, network)}{normed} → {_by(layer.shape)}", colour)
+            if layer.name.split(".")[3:4] in (["project"], ["second"], ["shortcut"], ["mix"]):
                 added = pen.y - _ROW / 2
-        if name.startswith("stage") and next(blocks).adds:
-            pen.path(f"M{_RIGHT} {top - 8} H{_RAIL} V{added} H{_RIGHT}", GREEN)
-        pen.arrow(f"{activation}, {_by(part['shape'])}" if name.startswith("stage") else _by(part["shape"]))
+        if of_block and next(adds):
+            pen.path(f"M{_RIGHT} {begins - 8} H{_RAIL} V{added} H{_RIGHT}", GREEN)
+        pen.arrow(f"{_activation(network)}, {_by(part['shape'])}".lstrip(", ") if of_block else _by(part["shape"]))
     pen.text(_LEFT, pen.y + 12, f"mean over the map: {n_classes} classes", strong=True)
     pen.y += 20
+    title = FAMILIES[family_of(network)].title
     return pen.svg(
-        f"Diagram of {network}: {KINDS[network.kind]} of {sum(network.depths)} blocks, {cost.params:,} parameters, {cost.macs:,} MACs"
+        f"Diagram of {network}: {title} of {sum(network.depths)} blocks, {cost.params:,} parameters, {cost.macs:,} MACs"
     )
 
 
-def _words_of(layer: LayerCost, network: Mobile) -> str:
+def _adds(network: Mobile | Related) -> list[bool]:
+    """Whether each block adds its input, in order."""
+    if isinstance(network, Mobile):
+        return [block.adds for stage in network.blocks for block in stage]
+    return [network.adds(block) for stage in network.blocks for block in stage]
+
+
+def _activation(network: Mobile | Related) -> str:
+    """What a block ends in, if it is no norm of the stage."""
+    return {"cpm": "ReLU", "repm": "SiLU"}.get(network.kind, "")
+
+
+def _words_of(layer: LayerCost, network: Mobile | Related) -> str:
+    """A layer's box in words."""
     of = layer.name.removesuffix(".conv").rpartition(".")[2]
-    words = {"time": "attention along time", "mel": "attention along mels", "channel": "attention across channels"}
-    merged = " (four branches merged)" if of == "depthwise" and network.kind == "repm" else ""
-    return words.get(of, "response norm" if of == "response" else f"{layer.kind} convolution{merged}")
+    words = {
+        **{"time": "attention along time", "mel": "attention along mels", "channel": "attention across channels"},
+        "response": "response norm",
+    }
+    if network.kind == "repm" and of == "depthwise":
+        return f"{layer.kind} convolution (four branches merged)"
+    if isinstance(network, Mobile):
+        return words.get(of, f"{layer.kind} convolution")
+    words = {
+        "shortcut": f"{layer.kind} of the block's input",
+        "mix": f"{layer.kind}, spread over the mels",
+        "mel_mix": f"{layer.kind}, spread over the mels",
+        "time_mix": f"{layer.kind}, spread over the frames",
+    }
+    if layer.kind == "residual norm" or layer.kind.endswith("max"):
+        return layer.kind.replace(" max", " max pool")
+    return words.get(of, f"{layer.kind} convolution")
 
 
 def _draw_stem(pen: _Pen, architecture: Architecture, part: Mapping[Any, Any]) -> None:

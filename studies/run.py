@@ -127,8 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--space",
         default=defaults.space,
-        help="dssdn (one operator and split for the network), dssdn-blocks (one a block), dssdn-wide (all options), cp-mobile, rep-mobile, or all "
-        "(dssdn, cp-mobile and rep-mobile)",
+        help="dssdn (one operator and split for the network), dssdn-blocks (one a block), dssdn-wide (all options), cp-mobile, rep-mobile, cp-resnet, "
+        "bc-resnet, tf-sepnet, or all (dssdn and these five)",
     )
     add("--sampler", default=defaults.sampler, help=f"one of {', '.join(SAMPLERS)} (default: tpe)")
     add("--seed", type=int, default=defaults.seed, help="of sampling and of every training (default: 0)")

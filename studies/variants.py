@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from search_space.architecture import Architecture, Block
 from search_space.errors import UserError, unknown
-from search_space.families import Network, family_of
-from search_space.mobile import Mobile
+from search_space.families import Network, family_of, in_other_families
 from search_space.operators import OPERATORS
 from search_space.presets import PRESETS
+from search_space.related import Related
 from search_space.space import get_space
 from trainers.config import (
     FEATURE_FORMS,
@@ -127,9 +127,9 @@ class Grid(NamedTuple):
 def factors(base: Setting, recorders: int = 1, classes: Sequence[str] = ()) -> dict[str, Factor]:
     """Every factor by its name, the inactive ones included; `recorders` made the training clips, which are of these `classes`."""
     of_network = (
-        _mobile_axes(base.network)
-        if isinstance(base.network, Mobile)
-        else (*_axes(base.network), *_parts(base.network))
+        (*_axes(base.network), *_parts(base.network))
+        if isinstance(base.network, Architecture)
+        else _rule_axes(base.network)
     )
     found = (
         *(*of_network, *_recipe_factors(base, recorders)),
@@ -312,18 +312,22 @@ def _has_osc(network: Network) -> bool:
     return isinstance(network, Architecture) and any(block.operator == "osc" for block in network.blocks)
 
 
-def _mobile_axes(network: Mobile) -> Iterator[Factor]:
-    """The choices of the space of the base's family, where the base is inside, and which family it is."""
+def _rule_axes(network: Network) -> Iterator[Factor]:
+    """The choices of the space of the base's family, where the base is inside, and which family it is where another has its widths too."""
     space = get_space(family_of(network))
     try:
         chosen, outside = space.encode(network), ""
     except UserError:
-        chosen, outside = {}, f"its widths are none of the space {space.name!r}"
+        chosen, outside = {}, f"it is none of the networks of the space {space.name!r}"
     for name, options in space.choices.items():
 
         def change(setting: Setting, level: str, name: str = name) -> Setting:
             inside = get_space(family_of(setting.network))
-            option = next(option for option in inside.choices[name] if _text(option) == level)
+            option = next((option for option in inside.choices[name] if _text(option) == level), None)
+            if option is None:
+                raise UserError(
+                    f"{name} is one of {list(inside.choices[name])} in the space {inside.name!r}; got {level}"
+                )
             made = {**inside.encode(setting.network), name: option}
             return replace(setting, network=inside.sample(lambda asked, _: made[asked]))
 
@@ -332,11 +336,11 @@ def _mobile_axes(network: Mobile) -> Iterator[Factor]:
         yield Factor(name, ARCHITECTURE, level, others, change, outside)
 
     def turned(setting: Setting, level: str) -> Setting:
-        assert isinstance(setting.network, Mobile)
-        return replace(setting, network=replace(setting.network, kind="cpm" if level == "cp-mobile" else "repm"))
+        return replace(setting, network=in_other_families(setting.network)[level])
 
-    other = "rep-mobile" if network.kind == "cpm" else "cp-mobile"
-    yield Factor("family", ARCHITECTURE, family_of(network), (other,), turned)
+    others = tuple(in_other_families(network))
+    alone = "" if others else "no other family has its widths"
+    yield Factor("family", ARCHITECTURE, family_of(network), others, turned, alone)
 
 
 def _rule(architecture: Architecture) -> int | None:
@@ -617,6 +621,8 @@ def _prune(base: Setting) -> Factor:
         dict(block.options).get("groups", 1) != 1 for block in base.network.blocks
     )
     reason = "its 1x1 convolutions have groups, which tie channels to one another" if grouped else recipe.bound
+    if isinstance(base.network, Related):
+        reason = "nothing says which of its channels belong together"
     options = tuple(other for other in ("none", "one-step", "progressive") if other != level)
     return Factor("prune", RECIPE, level, () if reason else options, change, reason)
 

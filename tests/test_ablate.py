@@ -293,6 +293,10 @@ def test_a_trial_of_a_study_is_a_base_on_its_data(own_study: Path, capsys: pytes
             ("--base", "cpm_c4-8-16_b1_x8", "--factors", "family", "--prune", "0.5"),
             "can not be pruned: its first stage",
         ),
+        (
+            ("--base", "tf-sepnet-64", "--factors", "width", "--prune", "0.5"),
+            "can not be pruned: nothing says which of its",
+        ),
         (("--factors", "n_fft=65536"), "n_fft=65536: clips of 1 s have no more samples than half a window"),
         (("--factors", "hop=5000"), "hop=5000: a hop of 5000 leaves sound out"),
         (("--budget", "8"), "--budget is at least one batch of 32 clips, not 8"),

@@ -1,4 +1,4 @@
-"""The contract of every network, made of the registries: each operator with each choice of each option, the paper's networks, comparators.
+"""The contract of every network, made of the registries: each operator with each choice of each option, the networks of every family, comparators.
 
 All go through the one door by name, `build_model` and `count_network`: shapes at four inputs, batch items independent, a batch of
 one, a gradient for every parameter, the three ways of counting, and a name that is read back to the same network.
@@ -20,7 +20,7 @@ from search_space.describe import describe
 from search_space.errors import UserError
 from search_space.inference import inference_form
 from search_space.operators import OPERATORS
-from search_space.presets import CP_MOBILE, DESCRIBED, REP_MOBILE, check_network
+from search_space.presets import CP_MOBILE, DESCRIBED, RELATED, REP_MOBILE, check_network, recorded
 
 
 def operator_networks(name):
@@ -50,8 +50,14 @@ MOBILE = {
     "cpm-pruned": "cpm_c3-7-7-10-9_b2-1-2_x5-11-13-1-6",
     "repm-pruned": "repm_c3-7-7-7-10_b1-2-1_x5-11-13-2_p1x2-2x2-1x1-1x1",
 }
+STAGED = {
+    **{name: name for name in RELATED},
+    "cpr-grouped": "cpr_c6-6-12-9_b3-1-2_k11-33-13-31-33-13_g3-2-1",
+    "bcr-deep": "bcr_c7-5-5-8_b1-2-1_p2-1-2",
+    "tfs-deep": "tfs_c3-12-12-8_b1-2_p2-1",
+}
 FAMILY = {**{name: name for name in NETWORKS}, **OF_OPERATORS, **STRUCTURES}
-NOTED = {**FAMILY, **MOBILE}
+NOTED = {**FAMILY, **MOBILE, **STAGED}
 EVERY = {**NOTED, **{name: name for name in COMPARATORS}}
 SIZES = [(32, 32), (33, 47), (44, 64), (65, 40)]  # the classics halve their maps five times
 
@@ -65,9 +71,9 @@ DEAD = {"inception-v1": ("after_early.", "after_middle.")}
 
 LEAST = {
     **dict.fromkeys(TABLE_1, 32),
-    **{"sp4asc": 16, "cp-resnet": 17, "bc-resnet": 7, "bc-resnet-80": 7, "tf-sepnet-64": 29},
+    **{"sp4asc": 16, "cp-resnet": 3, STAGED["cpr-grouped"]: 3},
 }
-"""The least frames and mels of networks that do not stop pooling at size 1."""
+"""The least frames and mels of networks that do not read every size."""
 
 every_network = pytest.mark.parametrize("network", EVERY.values(), ids=EVERY)
 every_size = pytest.mark.parametrize("size", SIZES, ids="{0[0]}x{0[1]}".format)
@@ -95,11 +101,6 @@ def fvcores(model, size):
     analysis = FlopCountAnalysis(model.eval(), torch.zeros(1, 1, *size))
     by_operator = analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
     return by_operator["conv"] + by_operator["linear"], sum(by_operator.values())
-
-
-def is_recorded_as(network):
-    """The text that a run keeps of its network."""
-    return network if network in COMPARATORS else str(resolve(network))
 
 
 @every_network
@@ -156,7 +157,7 @@ def test_the_count_from_the_notation_is_the_count_of_the_built_network(network, 
 
 @every_network
 def test_what_is_recorded_is_read_back_to_the_same_network(network):
-    text = is_recorded_as(network)
+    text = recorded(network)
     check_network(text)
     torch.manual_seed(0)
     again, model = build_model(text, 7, 32), built(network, 32)
@@ -205,7 +206,7 @@ def test_sizes_that_cannot_be_are_explained(network, n_classes, n_mels):
 def test_it_is_described(network):
     described, cost = describe(network, (44, 64), 7), count_network(network, (44, 64), 7)
     assert json.dumps(described)
-    assert described["architecture"] == (None if network in COMPARATORS else is_recorded_as(network))
+    assert described["architecture"] == (None if network in COMPARATORS else recorded(network))
     assert described["preset"] == (network if network in (*DESCRIBED, *COMPARATORS) else None)
     assert (described["params"], described["macs"]) == (cost.params, cost.macs)
     assert described["macs"] == sum(layer["macs"] for layer in described["layers"])

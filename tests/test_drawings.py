@@ -8,11 +8,13 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+import torch
 import torchaudio
 
-from search_space import Architecture, count
+from search_space import Architecture, build_model, count
 from search_space.errors import UserError
 from search_space.presets import PRESETS, resolve
+from search_space.related import Block
 from search_space.space import get_space
 from studies.charts import GREEN, VERMILLION
 from studies.drawings import (
@@ -55,6 +57,50 @@ class TestDiagram:
             assert 0 <= float(box["x"]) < float(box["x"]) + float(box["width"]) <= width
             assert 0 <= float(box["y"]) < float(box["y"]) + float(box["height"]) <= height
             assert float(box["width"]) > 0
+
+    @pytest.mark.parametrize(
+        ("name", "ends", "adding"),
+        [
+            ("cp-resnet", ["0.1.second.conv", "0.3.second.conv", "1.0.shortcut.conv", "2.0.shortcut.conv"], 4),
+            ("bc-resnet", ["0.1.mix", "1.2.mix", "2.2.mix", "3.1.mix", "3.2.mix"], 5),
+            ("tf-sepnet-64", [], 0),
+        ],
+    )
+    def test_a_block_that_adds_its_input_has_a_line_to_its_last_layer(self, name, ends, adding):
+        """Batch norm stands in the box of what it normalises."""
+        network = resolve(name)
+        root = ElementTree.fromstring(network_svg(network, (64, 256), 10))
+        lines = [element.attrib["d"] for element in root.iter() if element.attrib.get("stroke") == GREEN]
+        assert len(lines) == adding
+        boxes = [element for element in root.iter() if element.tag.endswith("rect")]
+        layers = [layer for layer in count(network, (64, 256), 10).layers if layer.kind != "batch norm"]
+        assert len(boxes) == len(layers)
+        places = {
+            layer.name.removeprefix("stages."): (float(box.attrib["y"]), float(box.attrib["height"]))
+            for box, layer in zip(boxes, layers, strict=True)
+        }
+        for line, end in zip(lines, ends, strict=True):
+            top, height = places[end]
+            assert top <= float(re.search(r"V([\d.]+)", line)[1]) <= top + height
+
+    @pytest.mark.parametrize("name", ["cp-resnet", "bc-resnet", "tf-sepnet-64"])
+    @pytest.mark.parametrize("size", [(64, 256), (7, 5)])
+    def test_the_shape_behind_a_part_is_that_of_the_map(self, name, size):
+        network = resolve(name)
+        parts = cost_by_part(count(network, size, 10), network).set_index("part")["shape"]
+        shapes, model = {}, build_model(network).eval()
+        for stage, layers in enumerate(network.stages):
+            number = 0
+            for place, layer in enumerate(layers):
+                number += isinstance(layer, Block)
+                # The last layer of a part tells its shape: what follows a block, and behind a pool that opens the stage its first block.
+                part = f"stage {stage + 1}, block {number or 1}"
+                model.stages[stage][place].register_forward_hook(
+                    lambda *call, part=part: shapes.update({part: call[2].shape[1:]})
+                )
+        with torch.no_grad():
+            model(torch.zeros(1, 1, *size))
+        assert {part: tuple(shape) for part, shape in shapes.items()} == parts.iloc[1:-1].to_dict()
 
     @pytest.mark.parametrize("name", ["cp-mobile-s1", "rep-mobile"])
     def test_a_mobile_block_adds_its_input_behind_its_last_convolution(self, name):

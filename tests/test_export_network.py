@@ -27,6 +27,7 @@ from search_space.complexity import count_network
 from search_space.errors import UserError
 from search_space.model import build_model
 from search_space.operators import OPERATORS
+from search_space.presets import RELATED
 from studies import open_study
 from studies.card import card, licence, without_paths
 from studies.export import main
@@ -47,6 +48,9 @@ NETWORKS = [
     "dssdn_c4-6-6_r0.5_conv_h8_add_t1-2",
     "dssdn_c4-8_r0.5_sc.d2_h8_concat_p1x2_eca0",
     "dssdn_c8-8_r1_sc.g0_h8_plain",
+    "cpr_c4-4-6_b1-1_k31-13_g1-2",
+    "bcr_c8-4-6_b1-2",
+    "tfs_c2-8-4-6_b1-2",
     "sp4asc",
     "dsmn-1",
 ]
@@ -118,8 +122,8 @@ class TestPrograms:
         assert sorted(kernels) == sorted([(1, 1)] * 3 + [(3, 3)] * 3 + [(3,)] * 3)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("name", sorted(set(COMPARATORS) - set(NETWORKS)))
-    def test_so_do_the_other_comparators(self, name):
+    @pytest.mark.parametrize("name", sorted({*COMPARATORS, *RELATED} - set(NETWORKS)))
+    def test_so_do_the_other_comparators_and_their_like(self, name):
         for make in PROGRAMS.values():
             assert make(network_of(name), noise(), {}).greatest_difference <= TOLERANCE
 

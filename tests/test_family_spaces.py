@@ -1,4 +1,4 @@
-"""The spaces of CP-Mobile and Rep-Mobile and the one across families: enumerated, drawn, walked; and a study across families with its pages."""
+"""The spaces of the families with a published rule and the one across families: enumerated, drawn, walked; and a study across families with its pages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pages import add_trials, main_module_is_given_back, metrics, page, runs, te
 from search_space import count, resolve
 from search_space.errors import UserError
 from search_space.families import family_of
-from search_space.presets import CP_MOBILE, REP_MOBILE
+from search_space.family_spaces import RULE_SPACES
+from search_space.presets import CP_MOBILE, RELATED, REP_MOBILE
 from search_space.space import AnySpace, get_space
 from studies import ablate, open_study
 from studies import run as studies_run
@@ -24,7 +25,16 @@ from trainers.config import short
 
 __all__ = ["main_module_is_given_back", "page", "runs"]
 
-DIGESTS = {"cp-mobile": "b7f074e712a3", "rep-mobile": "81cae7a8d5a3", "all": "cbadd63c130a"}
+DIGESTS = {
+    "cp-mobile": "b7f074e712a3",
+    "rep-mobile": "81cae7a8d5a3",
+    "cp-resnet": "c68b559be505",
+    "bc-resnet": "157222df9c2f",
+    "tf-sepnet": "3594f293fe33",
+    "all": "c8aa6740e8f0",
+}
+OF_A_RULE = [space.name for space in RULE_SPACES]
+FAMILIES = ["dssdn", *OF_A_RULE]
 every_space = pytest.mark.parametrize("name", DIGESTS)
 S1 = "cpm_c2-8-8-16-32_b3-2-1_x16-16-16-16-32-32"
 
@@ -40,7 +50,7 @@ class TestSpaces:
         """A change here makes every earlier study one of another space: change the literal only when that is meant."""
         assert get_space(name).digest == DIGESTS[name]
 
-    @pytest.mark.parametrize("name", ["cp-mobile", "rep-mobile"])
+    @pytest.mark.parametrize("name", OF_A_RULE)
     def test_size_is_the_number_of_networks(self, name: str) -> None:
         space = get_space(name)
         networks = list(space)
@@ -66,7 +76,7 @@ class TestSpaces:
             assert all(network in space.neighbours(other) for other in near[:4])
             assert {family_of(other) for other in near} == {family_of(network)}
 
-    @pytest.mark.parametrize("name", ["cp-mobile", "rep-mobile"])
+    @pytest.mark.parametrize("name", OF_A_RULE)
     def test_the_corners_are_the_extremes(self, name: str) -> None:
         space = get_space(name)
         costs = [count(network, (130, 64), 10) for network in random.Random(0).sample(list(space), 300)]
@@ -79,7 +89,7 @@ class TestSpaces:
 
     def test_across_families_the_first_choice_is_the_family(self) -> None:
         space, asked = get_space("all"), []
-        parts = [get_space(name) for name in ("dssdn", "cp-mobile", "rep-mobile")]
+        parts = [get_space(name) for name in FAMILIES]
         assert space.size == sum(part.size for part in parts)
         assert set(space.presets) == {name for part in parts for name in part.presets}
         largest = [part.largest((130, 64), 10) for part in parts]
@@ -87,16 +97,19 @@ class TestSpaces:
 
         def choose(name: str, options: tuple[object, ...]) -> object:
             asked.append(name)
-            return "rep-mobile" if name == "family" else options[0]
+            return family if name == "family" else options[0]
 
-        assert family_of(space.sample(choose)) == "rep-mobile"
-        assert asked == ["family", *(f"repm_{name}" for name in get_space("rep-mobile").choices)]
+        for family, begins in (("rep-mobile", "repm"), ("bc-resnet", "bcr")):
+            assert family_of(space.sample(choose)) == family
+            assert asked == ["family", *(f"{begins}_{name}" for name in get_space(family).choices)]
+            asked.clear()
 
     def test_the_submissions_are_the_presets_and_the_others_are_inside(self) -> None:
         space = get_space("cp-mobile")
         assert list(space.presets) == [f"cp-mobile-s{number}" for number in (1, 2, 3, 4)]
         assert all(space.encode(network) for network in CP_MOBILE.values())
         assert get_space("rep-mobile").presets == REP_MOBILE
+        assert {name for family in OF_A_RULE[2:] for name in get_space(family).presets} == set(RELATED)
 
     def test_what_is_outside_is_said(self) -> None:
         with pytest.raises(UserError, match="is outside the space 'cp-mobile'"):
@@ -105,12 +118,16 @@ class TestSpaces:
             get_space("dssdn").encode(resolve("cp-mobile-s1"))
         with pytest.raises(UserError, match="outside the space 'rep-mobile'"):
             get_space("rep-mobile").encode(resolve("cp-mobile-s1"))
-        with pytest.raises(UserError, match=r"family is one of \['dssdn', 'cp-mobile', 'rep-mobile'\]; got '7'"):
+        with pytest.raises(UserError, match=r"family is one of \['dssdn', 'cp-mobile', .*'tf-sepnet'\]; got 7"):
             get_space("all").sample(lambda _, options: 7)
+        with pytest.raises(UserError, match=r"outside the space 'tf-sepnet': it is made by no width of \[8, 16"):
+            get_space("tf-sepnet").encode(resolve("bc-resnet"))
 
 
 class TestDrawing:
-    @pytest.mark.parametrize("name", [*CP_MOBILE, *REP_MOBILE, "cpm_c2-4-4-5-4-9_b1-1-2-1_x3-4-5-6-7"])
+    @pytest.mark.parametrize(
+        "name", [*CP_MOBILE, *REP_MOBILE, *RELATED, "cpm_c2-4-4-5-4-9_b1-1-2-1_x3-4-5-6-7", "tfs_c3-12-12-8_b1-2_p2-1"]
+    )
     def test_every_part_is_drawn_and_costs_add_up(self, name: str) -> None:
         network = resolve(name)
         cost = count(network, (130, 64), 10)
@@ -133,7 +150,7 @@ def families(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         "--study",
         "families",
         "--trials",
-        "9",
+        "13",
         "--no-halving",
     ]
     assert studies_run.main(arguments) == 0
@@ -144,9 +161,10 @@ class TestStudy:
     def test_the_presets_of_every_family_come_first(self, families: Path) -> None:
         study = open_study("families", families)
         trials = study.trials()
-        assert trials["preset"].tolist()[:8] == list(get_space("all").presets)
-        assert trials["family"].tolist()[:8] == ["dssdn"] * 3 + ["cp-mobile"] * 4 + ["rep-mobile"]
-        assert (trials["state"] == "complete").sum() == 9
+        assert trials["preset"].tolist()[:12] == list(get_space("all").presets)
+        families_of = [family for family in FAMILIES for _ in get_space(family).presets]
+        assert trials["family"].tolist()[:12] == families_of
+        assert (trials["state"] == "complete").sum() == 13
         for row in trials.itertuples():
             cost = count(resolve(row.architecture), tuple(study.info["input"]), study.info["n_classes"])
             assert (row.params, row.macs) == (cost.params, cost.macs)
@@ -167,6 +185,14 @@ class TestStudy:
         table = next(found.value for found in app.dataframe if "macs" in found.value.columns)
         assert "stages.0.0.depthwise.conv" in table["name"].tolist()
         assert "batch norm is part of the convolution" in texts(app)
+        for trial, layer in (("8", "stages.0.1.first.conv"), ("9", "stages.0.0.mix"), ("11", "stages.0.0.mel.norm")):
+            app = page("network", folder=folder, study="families", trial=trial, section="Structure")
+            assert not app.exception
+            table = next(found.value for found in app.dataframe if "macs" in found.value.columns)
+            assert layer in table["name"].tolist()
+            assert "The form that is trained and counted" in texts(app)
+            assert not page("network", folder=folder, study="families", trial=trial, section="Neighbours").exception
+        assert not page("pareto", folder=folder, study="families", colour="bcr_width").exception
 
     def test_what_to_ablate_next_are_factors_of_the_best_network_s_own_family(
         self, families: Path, tmp_path: Path

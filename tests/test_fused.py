@@ -12,7 +12,7 @@ from search_space import build_model, fused
 from search_space.blocks import DistillationBlock, RepConv, plain
 from search_space.comparators import COMPARATORS
 from search_space.inference import inference_form
-from search_space.presets import CP_MOBILE, NETWORKS, PRESETS, REP_MOBILE
+from search_space.presets import CP_MOBILE, NETWORKS, PRESETS, RELATED, REP_MOBILE
 from search_space.space import get_space
 
 
@@ -160,9 +160,6 @@ def settled(network):
     return model.eval()
 
 
-STAGED = ("cp-resnet", "bc-resnet", "bc-resnet-80", "tf-sepnet-64")
-
-
 def by_branches(model):
     """A copy of a model in eval mode that sums the branches it is trained with."""
     model = copy.deepcopy(model)
@@ -189,14 +186,14 @@ class TestInference:
         assert not any(isinstance(module, nn.BatchNorm2d) for module in form.modules())
         assert not any(parameter.requires_grad for parameter in form.parameters())
 
-    @pytest.mark.parametrize("name", [name for name in COMPARATORS if name not in STAGED])
+    @pytest.mark.parametrize("name", COMPARATORS)
     def test_comparators_pass_through_unharmed(self, name):
         torch.manual_seed(0)
         model, x = build_model(name, 5, 32).eval(), torch.randn(2, 1, 40, 32)
         with torch.no_grad():
             assert torch.equal(inference_form(model)(x), model(x))
 
-    @pytest.mark.parametrize("name", [*STAGED, *CP_MOBILE, *REP_MOBILE, "dssdn_c8-9-12_r0.25-1_rep_h16"])
+    @pytest.mark.parametrize("name", [*RELATED, *CP_MOBILE, *REP_MOBILE, "dssdn_c8-9-12_r0.25-1_rep_h16"])
     def test_norms_and_branches_fold_into_convolutions(self, name):
         model, x = settled(name), torch.randn(2, 1, 43, 40)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

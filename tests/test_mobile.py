@@ -16,7 +16,7 @@ from search_space.errors import UserError
 from search_space.families import FAMILIES, family_of, is_notation, only_dssdn, parse
 from search_space.inference import inference_form
 from search_space.mobile import Mobile, eights, mobile
-from search_space.presets import CP_MOBILE, DESCRIBED, REP_MOBILE, preset_name
+from search_space.presets import CP_MOBILE, DESCRIBED, RELATED, REP_MOBILE, preset_name
 
 S2 = "cpm_c4-16-16-24-40_b3-2-1_x32-32-32-32-40-40"
 
@@ -97,7 +97,7 @@ class TestRule:
     def test_it_makes_the_presets(self):
         assert str(mobile("cpm", 16, 1.5, 1.8)) == S2
         assert {preset_name(network) for network in DESCRIBED.values()} == set(DESCRIBED)
-        assert {*CP_MOBILE, *REP_MOBILE} == set(PRINTED)
+        assert {*CP_MOBILE, *REP_MOBILE, *RELATED} == set(PRINTED)
 
 
 class TestCounts:

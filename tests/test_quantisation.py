@@ -292,6 +292,32 @@ class TestBranches:
         assert int8.size().params == weights + 4 * numbers
 
 
+class TestOtherFamilies:
+    @pytest.mark.parametrize(
+        "network",
+        ["cpr_c8-8-16-23_b2-1-1_k31-33-33-31_g1-2-1", "bcr_c16-8-12_b1-2_p1-1", "tfs_c4-16-8-12_b1-2_p1-1"],
+    )
+    @pytest.mark.parametrize("precision", ["int8-qat-scratch", "int8-ptq"])
+    def test_they_are_converted_and_kept(self, network: str, precision: str, tmp_path: Path) -> None:
+        if precision == "int8-ptq":
+            model: nn.Module = train(network, _inputs(), short(), 192, 0, CPU).eval()
+            int8, expected = post_training(model, _inputs()), _answers(model, _batch())
+        else:
+            fake = train(network, _inputs(), _recipe(precision), 192, 0, CPU)
+            assert isinstance(fake, FakeQuantised)
+            expected = _answers(fake.eval(), _batch())
+            int8 = converted(fake, fake.give_back(build_model(network, 3)).eval(), SIZE)
+        logits_BK = _answers(int8, _batch())
+        # The rounding of a training is that of the conversion; ranges read afterwards are not what was trained with.
+        allowed = 0.1 if precision == "int8-qat-scratch" else 0.3
+        assert (logits_BK - expected).abs().mean() < allowed * (expected - expected.mean(0)).abs().mean()
+        weights = sum(p.numel() for p in build_model(network, 3).parameters() if p.ndim > 1)
+        assert sum(t.numel() for t in int8.tensors().values() if t.dtype == torch.int8) == weights
+        save_int8(tmp_path / "int8.safetensors", int8, (torch.zeros(12), torch.ones(12)), {"architecture": network})
+        again, _, _ = load_int8(tmp_path / "int8.safetensors", build_model(network, 3), SIZE)
+        assert torch.equal(_answers(again, _batch()), logits_BK)
+
+
 class TestRefused:
     def test_shrinking_and_fake_quantisation_do_not_overlap(self) -> None:
         with pytest.raises(UserError, match="a fake-quantised network can not shrink"):

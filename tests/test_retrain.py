@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from safetensors.torch import load_file, save_file
 import trainers.retrain
 from search_space.complexity import count_network
 from search_space.errors import UserError, open_console
+from search_space.presets import recorded
 from studies import open_study
 from studies.jobs import Job
 from trainers.config import RECIPES, Recipe, get_recipe, short
@@ -121,7 +123,10 @@ def test_nobody_says_how_long_but_the_recipe(own_study: Path, recipe: str, epoch
         main(["--study", "tiny", "--trial", "1", "--runs", str(own_study), "--recipe", recipe, "--device", "cpu"])
 
 
-@pytest.mark.parametrize("network", ["sp4asc", "dsmn-1", "cp-mobile-s1", "repm_c2-4-4_b2_x6-6", "cp-resnet"])
+@pytest.mark.parametrize(
+    "network",
+    ["sp4asc", "dsmn-1", "cp-mobile-s1", "repm_c2-4-4_b2_x6-6", "cp-resnet", "bcr_c8-4-6_b1-2", "tfs_c2-8-4-6_b1-2"],
+)
 def test_a_network_by_name_is_trained_and_its_weights_are_read_again(network: str, tmp_path: Path) -> None:
     """SP4ASC has parameters for each mel bin, DSMN makes a second channel of the log-mel it is handed."""
     generator = torch.Generator().manual_seed(0)
@@ -671,6 +676,27 @@ class TestANamedNetwork:
         assert report["test"]["n_clips"] == 9
         assert main(arguments) == 0  # again: handed back
         assert "has finished already" in " ".join(capsys.readouterr().out.split())
+
+    def test_a_run_recorded_by_name_is_that_of_the_notation(self, tiny_folder: Path, tmp_path: Path) -> None:
+        """As CP-ResNet's were while it had none."""
+        options: dict[str, Any] = {"data": str(tiny_folder), "epochs": 1, "device": "cpu"}
+        stop = threading.Event()
+        stop.set()
+        with pytest.raises(KeyboardInterrupt):
+            retrain(tmp_path, architecture="cp-resnet", **options, stop=stop)
+        [path] = (tmp_path / "retrain").glob("*/run.json")
+        record = json.loads(path.read_text())
+        assert record["architecture"] == recorded("cp-resnet") != "cp-resnet"
+        path.write_text(json.dumps({**record, "architecture": "cp-resnet"}))
+        checkpoint = path.with_name("checkpoint.pt")
+        state = torch.load(checkpoint, weights_only=True)
+        state["identity"] = state["identity"].replace(recorded("cp-resnet"), "cp-resnet")
+        torch.save(state, checkpoint)
+        made = retrain(tmp_path, architecture="cp-resnet", **options, resume=True)
+        again = retrain(tmp_path, architecture=recorded("cp-resnet"), **options)
+        assert made.path == again.path == path.parent
+        assert made.scores == again.scores is not None
+        assert again.config["architecture"] == "cp-resnet"
 
     def test_several_seeds_are_summed_up(
         self, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

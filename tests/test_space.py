@@ -198,6 +198,6 @@ def test_a_pick_from_elsewhere_and_an_unknown_space_are_refused():
         get_space().sample(lambda _, options: 7)
     with pytest.raises(
         UserError,
-        match=r"unknown space 'x'; known: \['all', 'cp-mobile', 'dssdn', 'dssdn-blocks', 'dssdn-wide', 'rep-mobile'\]",
+        match=r"unknown space 'x'; known: \['all', 'bc-resnet', 'cp-mobile', 'cp-resnet', 'dssdn', 'dssdn-blocks', 'dssdn-wide', 'rep-mobile', 'tf-sepnet'\]",
     ):
         get_space("x")

@@ -344,8 +344,39 @@ class TestOtherFamilies:
 
     def test_pruned_widths_are_in_no_space(self) -> None:
         known = factors(setting("cpm_c4-13-13-20_b1-1_x20-30"))
-        assert "its widths are none of the space 'cp-mobile'" in known["base"].inactive
+        assert "it is none of the networks of the space 'cp-mobile'" in known["base"].inactive
         assert not known["family"].inactive
+
+    @pytest.mark.parametrize(
+        ("base", "family", "change", "becomes"),
+        [
+            ("cp-resnet", "cp-resnet", "rho=5", "cpr_c32-32-64-92_b2-1-1_k31-33-33-11_g1-2-1"),
+            ("cp-resnet", "cp-resnet", "groups=1", "cpr_c32-32-64-92_b2-1-1_k31-33-33-31"),
+            ("bc-resnet", "bc-resnet", "depth_4=2", "bcr_c80-40-60-80-100_b2-2-2-2"),
+            ("bc-resnet-80", "bc-resnet", "last_pool=yes", "bcr_c160-80-120-160-200_b2-2-2-3_p1-2-2-2"),
+            ("tf-sepnet-64", "tf-sepnet", "width=40", "tfs_c20-80-40-60-80-100_b2-2-2-3"),
+        ],
+    )
+    def test_every_family_with_a_space_is_changed_along_it(
+        self, base: str, family: str, change: str, becomes: str
+    ) -> None:
+        known = factors(setting(base))
+        choices = list(get_space(family).choices)
+        assert [name for name, factor in known.items() if factor.kind == "architecture"] == [*choices, "family"]
+        assert networks(base, change) == {change: becomes}
+        assert "nothing says which of its channels" in known["prune"].inactive
+        assert not known["precision"].inactive
+
+    def test_bc_resnet_and_tf_sepnet_have_each_other_s_widths(self) -> None:
+        assert networks("bc-resnet", "family") == {"family=tf-sepnet": "tfs_c20-80-40-60-80-100_b2-2-2-3_p1-2-2-1"}
+        assert networks("tf-sepnet-64", "family") == {"family=bc-resnet": "bcr_c128-64-96-128-160_b2-2-2-3_p1-2-2-2"}
+        assert factors(setting("cp-resnet"))["family"].inactive == "no other family has its widths"
+        assert factors(setting("bcr_c3-5_b1"))["family"].inactive == "no other family has its widths"
+
+    def test_a_level_that_the_other_family_lacks_is_no_combination(self) -> None:
+        base = setting("cp-mobile-s2")
+        with pytest.raises(UserError, match=r"can not be: multiplier is one of \[1\.5, 1\.8, 2\.1\]"):
+            factorial(base, choose(factors(base), "family,multiplier=1.7"))
 
     def test_the_orthonormal_loss_is_for_osc_alone(self) -> None:
         base = setting("cp-mobile-s1")

@@ -30,7 +30,7 @@ from rich.table import Table
 from search_space.comparators import COMPARATORS
 from search_space.complexity import count_network
 from search_space.errors import UserError, open_console, run_command
-from search_space.presets import check_network, preset_name, resolve
+from search_space.presets import check_network, preset_name, recorded, resolve
 from trainers.changes import check_changeable, check_changes
 from trainers.clips import record_name
 from trainers.config import DEFAULT_RECIPE, RECIPES, Recipe
@@ -163,7 +163,7 @@ def retrain(
             raise UserError("name a network by --study and --trial, or by --architecture and --data, not by both")
         check_network(architecture)
         check_runs(runs)
-        network = architecture if architecture in COMPARATORS else str(resolve(architecture))
+        network = recorded(architecture)
         named = Subject(network, *open_data(console, data, subset, DEFAULT_FOLD if fold is None else fold))
         digest = named.features.digest
         run = Run(network_folder(runs, _data_name(named.dataset), named.preset or network, chosen.label, epochs, seed))
@@ -189,6 +189,8 @@ def retrain(
         if resume and not has_checkpoint(run):
             console.print(f"there is nothing to go on from in {run.path}: this begins with the first epoch")
         subject = open_subject()
+        if began:  # in the words it began with, which its checkpoint must meet
+            subject = dataclasses.replace(subject, network=began["architecture"])
         if began and began["data"]["front_end"] != dataclasses.asdict(subject.features.front_end):
             raise UserError(f"log-mels are made another way than when {run.path} began; choose another --seed")
         trained_in = _same_precision(run, began, subject, plan.device)
@@ -235,7 +237,7 @@ def _began(run: Run, network: str, digest: str, plan: Plan, resume: bool) -> dic
     if not (run.path / "run.json").exists():
         return None
     then = run.config
-    if (then["architecture"], then["data"]["digest"]) != (network, digest):
+    if (recorded(then["architecture"]), then["data"]["digest"]) != (recorded(network), digest):
         raise UserError(
             f"{run.path} is another study's or other data's, of {then['architecture']}; move it away or choose another --seed"
         )
