@@ -36,10 +36,11 @@ def prepare(model: nn.Module, channels_last: bool = True) -> None:
 
 
 def check_input(model: nn.Module, x_BCTF: Tensor, channels: int, least: int) -> None:
-    """Raises `UserError` when a network cannot read a map of this shape. Silent while being traced, where sizes are symbols."""
+    """Raises `UserError` when a network, called by its `title` or class, cannot read a map of this shape. Silent while being traced, where sizes are
+    symbols."""
     if torch.jit.is_tracing():
         return
-    name = type(model).__name__
+    name = getattr(model, "title", type(model).__name__)
     if x_BCTF.ndim != 4 or x_BCTF.shape[1] != channels:
         raise UserError(
             f"{name} takes maps of {channels} channel{'s' * (channels > 1)}, (B, {channels}, T, F); "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from search_space.blocks import RepConv, channel_means, named
 from search_space.comparator_modules import check_input, prepare
 from search_space.complexity import eca_kernel
-from search_space.mobile import Mobile, MobileBlock
+from search_space.mobile import KINDS, Mobile, MobileBlock
 
 
 def normed(
@@ -128,7 +128,7 @@ class MobileNetwork(nn.Module):
 
     def __init__(self, architecture: Mobile, n_classes: int) -> None:
         super().__init__()
-        self.architecture = architecture
+        self.architecture, self.title = architecture, KINDS[architecture.kind]
         branches = architecture.kind == "repm"
         first, second = architecture.stem
         self.stem = nn.Sequential(

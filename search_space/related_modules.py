@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from search_space.blocks import channel_means, named, pointwise
 from search_space.comparator_modules import check_input, prepare
-from search_space.related import Block, Related
+from search_space.related import KINDS, Block, Related
 
 
 def normed(
@@ -146,7 +146,7 @@ class Staged(nn.Module):
 
     def __init__(self, architecture: Related, n_classes: int) -> None:
         super().__init__()
-        self.architecture = architecture
+        self.architecture, self.title = architecture, KINDS[architecture.kind]
         make = {"cpr": CpResidual, "bcr": BroadcastBlock, "tfs": TimeFrequencySeparate}[architecture.kind]
 
         def layer(of: tuple[int, int] | Block | None) -> nn.Module:

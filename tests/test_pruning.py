@@ -181,7 +181,11 @@ class TestNarrower:
 class TestRefused:
     @pytest.mark.parametrize(
         ("network", "why"),
-        [("dssdn_c8-12_r0.5_sc.g2_h16", "groups"), ("dsmn-1", "nothing says which of its channels")],
+        [
+            ("dssdn_c8-12_r0.5_sc.g2_h16", "groups"),
+            ("dsmn-1", "nothing says which of its channels"),
+            ("bc-resnet", "nothing says which"),
+        ],
     )
     def test_networks_that_can_not_be_pruned(self, network: str, why: str) -> None:
         with pytest.raises(UserError, match=why):

@@ -187,6 +187,13 @@ class TestModules:
         shapes = json.dumps([[key, list(tensor.shape)] for key, tensor in state.items()])
         assert hashlib.sha256(shapes.encode()).hexdigest()[:12] == digest
 
+    def test_too_small_an_input_is_said_alike_by_the_count_and_the_network(self):
+        message = "CP-ResNet takes at least 3 frames x 3 mels; got 2 x 9; use longer clips or more mel bins"
+        with pytest.raises(UserError, match=message):
+            count_network("cp-resnet", (2, 9))
+        with pytest.raises(UserError, match=message):
+            build_model("cp-resnet")(torch.zeros(1, 1, 2, 9))
+
     def test_a_pool_stops_at_one(self):
         x = torch.randn(2, 3, 5, 1)
         assert torch.equal(MaxPool(2, 2)(x), functional.max_pool2d(x, (2, 1)))
