@@ -43,7 +43,6 @@ def show_networks(study: KeptStudy, trials: pd.DataFrame) -> None:
         _LISTED,
         lambda: choose_trials(st.session_state["compare-trials"]),
         "choose two or more, or take the lasso on the Pareto page",
-        all_at_once=True,
     )
     if offered < len(trained):
         st.caption(f"Listed are the {_LISTED} most accurate of {len(trained):,}; the Pareto page has all of them.")

@@ -169,7 +169,6 @@ def show_several(
     most: int,
     on_change: Callable[[], None],
     placeholder: str,
-    all_at_once: bool = False,
 ) -> int:
     """A list of the `chosen` networks to add to and to take from, `most` of the most accurate ones offered; how many are."""
     best = sorted(trained, key=lambda number: trained[number]["val_accuracy"], reverse=True)
@@ -187,7 +186,7 @@ def show_several(
         format_func=describe,
         on_change=on_change,
         max_selections=MOST_TRIALS,
-        select_all=all_at_once,
+        select_all=False,  # typed words and Enter would take all that is like them, and not the network they name
         placeholder=placeholder,
     )
     return len(offered)

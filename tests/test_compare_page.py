@@ -53,6 +53,10 @@ class TestNetworks:
         assert app.query_params["trials"] == "1,2,3"
         assert len(app.get("plotly_chart")) == 1
 
+    def test_words_and_enter_take_one_network(self, page):
+        """With an entry for all matches on top of the list, Enter takes all of them."""
+        assert not page("compare").multiselect(key="compare-trials").proto.select_all
+
     def test_a_torn_run_leaves_the_rest(self, page, runs):
         (runs / "tiny" / "trials" / "00001" / "predictions-val.npz").write_bytes(b"torn")
         (runs / "tiny" / "trials" / "00001" / "metrics.jsonl").write_bytes(b"\xff\xfe")
