@@ -234,6 +234,7 @@ def _plot(
         confirmed=shown.assign(params=costs["params"], macs=costs["macs"]),
         retrained=_retrained[_retrained["trial"].isin(known.index)],
         front=_front,
+        budget=_study.info["budget"],
     )
     figure.update_layout(margin=_MARGIN)
     return dress(figure, dark, _HEIGHT)

@@ -151,7 +151,8 @@ def test_a_pruned_retraining_stands_at_its_own_cost_and_seeds_are_one_point(tria
         ]
     ).assign(test_accuracy=0.5)
     figure = fronts.front_figure(trials, retrained=full)
-    [drawn] = [trace for trace in figure.data if (trace.name or "").startswith("retrained fully")]
+    [drawn] = [trace for trace in figure.data if (trace.name or "").startswith("retrained")]
+    assert drawn.name == "retrained, 60 epochs (2)"
     assert dict(zip(drawn.x, drawn.y, strict=True)) == pytest.approx({20_000: 60.0, 10_000: 60.0})
     assert "2 seeds" in drawn.hovertext[1]
 
@@ -262,8 +263,18 @@ class TestAllTrials:
         [trace] = [trace for trace in figure.data if (trace.name or "").startswith("confirmed")]
         assert (trace.y, trace.customdata) == (pytest.approx((85.0,)), ([1],))
         assert (trace.error_y.array, trace.error_y.arrayminus) == (pytest.approx((2.0,)), pytest.approx((5.0,)))
+        assert trace.name == "confirmed: mean of new seeds, 95 % (1)"
         assert "<b>&lt;b&gt;" not in trace.hovertext[0]
         assert "&lt;b&gt;" in trace.hovertext[0]
+
+    @pytest.mark.parametrize(("budget", "said"), [(900, "confirmed:"), (7_200, "confirmed after 900 clips:")])
+    def test_a_confirmation_of_another_budget_says_so_in_the_legend(self, mixed, budget, said):
+        confirmed = mixed.loc[[1], ["trial", "architecture", "params", "macs"]]
+        confirmed = confirmed.assign(val_mean=0.85, val_low=0.8, val_high=0.87, budget=900)
+        figure = fronts.front_figure(mixed, confirmed=confirmed, budget=budget)
+        [trace] = [trace for trace in figure.data if (trace.name or "").startswith("confirmed")]
+        assert trace.name.startswith(said)
+        assert "mean after 900 clips 85.0 %" in trace.hovertext[0]
 
     def test_all_choices_are_axes_in_the_parallel_plot(self, mixed):
         figure = fronts.parallel_figure(mixed, ["operator", "depth", "preset"])
