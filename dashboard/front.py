@@ -13,6 +13,7 @@ from dashboard.filters import score
 from dashboard.parts import part
 from dashboard.reading import KeptStudy
 from search_space.errors import UserError
+from search_space.rounding import rounded
 from studies.charts import CONFIG, dress, per_cent, quantity
 from studies.fronts import caps_of, front_figure, parallel_figure, space_figure
 from studies.jobs import retrained
@@ -60,10 +61,14 @@ def show_networks(
             height=_HEIGHT,
             alt=f"Validation accuracy against {AXES[x]} of {drawn:,} networks, which the table beneath lists",
         )
+        third = next(label for name, label in AXES.items() if name != x)
+        st.caption(
+            f"Networks of the front that stand under the line are on it by their {_in_words(third)}: nothing as accurate has fewer."
+        )
     elif view == "space":
         figure = _space(what, colour, synthetic, trials)
         st.plotly_chart(figure, key=key, config=_CONFIG, height=_HEIGHT, alt="Parameters, MACs and accuracy in 3-D")
-        st.caption("Turn it with the pointer. Networks are chosen in the flat plot or in the table.")
+        st.caption("Turn it with the pointer. Networks are chosen in the flat plot or in the tables.")
     else:
         dark = st.context.theme.type == "dark"
         figure = _parallel(what, synthetic, dark, trials, list(known_choices(study.info)))
@@ -75,6 +80,10 @@ def show_networks(
         )
 
 
+def _in_words(cost: str) -> str:
+    return cost if cost == "MACs" else cost.lower()
+
+
 def show_front_table(front: pd.DataFrame, key: str, chosen: set[int]) -> None:
     """The networks on the front, the most accurate first; a chosen row is a chosen network."""
     columns = {
@@ -84,7 +93,7 @@ def show_front_table(front: pd.DataFrame, key: str, chosen: set[int]) -> None:
         "macs": st.column_config.NumberColumn("MACs", format="compact", width=70),
         "architecture": st.column_config.TextColumn("Network"),
     }
-    rows = front.assign(val_accuracy=(100 * front["val_accuracy"].astype(float)).round(1))
+    rows = front.assign(val_accuracy=rounded(100 * front["val_accuracy"].astype(float)))
     _show_table(rows, key, chosen, columns, height=min(440, 38 + 35 * len(rows)))
 
 
@@ -115,8 +124,9 @@ def show_table(study: KeptStudy, trials: pd.DataFrame, on_front: set[int], chose
 
 def _show_rows(study: KeptStudy, trials: pd.DataFrame, on_front: set[int], chosen: set[int]) -> None:
     choices = list(known_choices(study.info))
-    rows = trials.assign(accuracy=(100 * score(trials)).round(2), front=trials["trial"].isin(on_front))
+    rows = trials.assign(accuracy=100 * score(trials), front=trials["trial"].isin(on_front))
     rows = rows.sort_values("accuracy", ascending=False, na_position="last", kind="stable")
+    rows["accuracy"] = rounded(rows["accuracy"])
     columns: dict[str, Any] = {
         "trial": st.column_config.NumberColumn("Trial", width=60),
         "state": st.column_config.TextColumn("State", width=90),

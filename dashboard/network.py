@@ -16,6 +16,7 @@ from dashboard.taking import show_taking
 from search_space import Architecture, count, get_space, resolve
 from search_space.families import Network
 from search_space.mobile import Mobile
+from search_space.rounding import rounded
 from studies import jobs
 from studies.charts import CONFIG, confusion_figure, curve_figure, duration, per_cent, quantity
 from studies.drawings import cost_by_part, cost_figure, network_svg
@@ -174,7 +175,7 @@ def _show_accuracy(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
     with learned, part("Learning curve"):
         figure = curve_figure(run.metrics(), synthetic=data["synthetic"])
         st.plotly_chart(figure, key="curve", config=CONFIG, height=400)
-    with confused, part("Confusion of the validation clips, % of the true class"):
+    with confused, part("Confusion of the validation clips, % of the true class, rounded"):
         predictions = val_predictions(run, data["classes"])
         dark = st.context.theme.type == "dark"
         figure = confusion_figure(predictions, data["classes"], synthetic=data["synthetic"], dark=dark)
@@ -217,7 +218,9 @@ def _show_neighbours(study: StudyRecords, row: dict[Any, Any], run: Run) -> None
     st.caption(
         "Trained networks of this study with the fewest other choices, the nearest first. Select one to open it."
     )
-    shown = found.assign(difference=100 * found["difference"], val_accuracy=100 * found["val_accuracy"].astype(float))
+    shown = found.assign(
+        difference=rounded(100 * found["difference"]), val_accuracy=rounded(100 * found["val_accuracy"].astype(float))
+    )
     columns = {
         "what": st.column_config.TextColumn("What differs", width="large"),
         "difference": st.column_config.NumberColumn("Difference", format="%+.1f points", width=110),

@@ -10,6 +10,7 @@ import streamlit as st
 from dashboard.choice import pick
 from dashboard.parts import part, show_text
 from dashboard.reading import KeptStudy, read_study, read_trials
+from search_space.rounding import rounded
 from studies.analysis import best_up_to, clips_seen, front, hypervolume_course
 from studies.charts import CONFIG, duration, per_cent, quantity
 from studies.fronts import caps_of, course_figure
@@ -152,7 +153,7 @@ def _show_best(trials: pd.DataFrame) -> None:
         return
     rows = best.assign(
         budget=[quantity(budget, figures=1) for budget in best["budget"]],
-        val_accuracy=(100 * best["val_accuracy"].astype(float)).round(1),
+        val_accuracy=rounded(100 * best["val_accuracy"].astype(float)),
     )
     columns = {
         "budget": st.column_config.TextColumn("Params up to", width=80),

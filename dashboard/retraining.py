@@ -15,6 +15,7 @@ import streamlit as st
 from dashboard.choice import choose_trials
 from dashboard.front import show_several
 from dashboard.parts import NOT_DONE, part, show_text
+from search_space.rounding import rounded
 from studies import jobs
 from studies.charts import CONFIG, curve_figure, duration, per_cent
 from studies.estimates import Estimate, Queue, estimate, queue
@@ -337,8 +338,8 @@ def _show_results(study: StudyRecords) -> None:
         architecture=("architecture", "first"),
     ).sort_values("test", ascending=False)
     for name in ("test", "val"):
-        table[name] = (100 * table[name]).round(1)
-        spread = (100 * table[f"{name}_sd"]).round(1)
+        table[name] = rounded(100 * table[name])
+        spread = rounded(100 * table[f"{name}_sd"])
         table[f"{name}_sd"] = ["" if math.isnan(sd) else f"± {sd:.1f}" for sd in spread]  # one seed has none
     columns = {
         "trial": st.column_config.NumberColumn("Trial", width=60),

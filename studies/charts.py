@@ -19,6 +19,8 @@ import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from search_space.rounding import per_cent as per_cent
+from search_space.rounding import rounded
 from trainers.metrics import confusion
 from trainers.runs import Predictions, write_atomic
 
@@ -79,11 +81,6 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def per_cent(share: float) -> str:
-    """A share (0 to 1) for people: 88.2 %."""
-    return f"{100 * share:.1f} %"
-
-
 def curve_figure(rows: Sequence[Mapping[str, Any]], title: str = "", synthetic: bool = False) -> go.Figure:
     """A run's learning curve by epoch: accuracy (per cent) above, loss (nats) below; of training and, where it was measured, val."""
     curve = pd.DataFrame(list(rows), columns=["epoch", "train_accuracy", "val_accuracy", "loss", "val_loss"])
@@ -131,7 +128,7 @@ def confusion_figure(
     names = [html.escape(name) for name in classes]
     figure = px.imshow(shares_KK, x=names, y=names, color_continuous_scale=_SHARES[dark], zmin=0, zmax=100)
     if len(names) <= 20:
-        text = [[f"{share:.0f}" if share else "" for share in row] for row in shares_KK]
+        text = [[f"{rounded(share, 0):.0f}" if share else "" for share in row] for row in shares_KK]
         figure.update_traces(text=text, texttemplate="%{text}")
     hover = "in truth %{y}<br>said %{x}<br>%{customdata} clips, %{z:.1f} % of the class<extra></extra>"
     figure.update_traces(customdata=counts_KK.tolist(), hovertemplate=hover, xgap=1, ygap=1)
@@ -191,7 +188,7 @@ def confusion_difference_figure(
     most = max(1.0, float(np.abs(difference_KK).max()))
     figure = px.imshow(difference_KK, x=names, y=names, color_continuous_scale=scale, zmin=-most, zmax=most)
     if len(names) <= 20:
-        text = [[f"{share:+.0f}" if round(share) else "" for share in row] for row in difference_KK]
+        text = [[f"{rounded(share, 0):+.0f}" if rounded(share, 0) else "" for share in row] for row in difference_KK]
         figure.update_traces(text=text, texttemplate="%{text}")
     figure.update_traces(hovertemplate="in truth %{y}<br>said %{x}<br>%{z:+.1f} points<extra></extra>", xgap=1, ygap=1)
     figure.update_xaxes(title="said", tickangle=-45, showgrid=False)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from search_space.rounding import rounded
 from studies import charts, fronts
 from studies.published import published_on
 from trainers.runs import Predictions
@@ -50,6 +51,13 @@ def test_quantities_have_three_figures_and_a_prefix():
     written = ["7", "999", "31.7 k", "125 M", "1.00 M", "1.20 G", "100 k"]
     assert [charts.quantity(number) for number in numbers] == written
     assert charts.per_cent(0.8816) == "88.2 %"
+
+
+def test_halves_are_rounded_away_from_zero_wherever_a_share_is_written():
+    assert [charts.per_cent(clips / 80) for clips in (71, 73, 77)] == ["88.8 %", "91.3 %", "96.3 %"]
+    assert list(rounded(100 * pd.Series([73 / 80 - 0.9, 0.9 - 73 / 80, 0.0]))) == [1.3, -1.3, 0.0]
+    predictions = make_predictions(labels=[0] * 8 + [1, 2], said=[0] * 5 + [1] * 3 + [1, 2])
+    assert list(charts.confusion_figure(predictions, ["a", "b", "c"]).data[0].text[0]) == ["63", "38", ""]
 
 
 @pytest.mark.parametrize("x", charts.COSTS)
