@@ -14,7 +14,7 @@ from dashboard.parts import part
 from dashboard.reading import KeptStudy
 from search_space.errors import UserError
 from search_space.rounding import rounded
-from studies.charts import CONFIG, dress, per_cent, quantity
+from studies.charts import CONFIG, COSTS, dress, per_cent, quantity
 from studies.fronts import caps_of, front_figure, parallel_figure, space_figure
 from studies.jobs import retrained
 from studies.published import published_on
@@ -61,9 +61,10 @@ def show_networks(
             height=_HEIGHT,
             alt=f"Validation accuracy against {AXES[x]} of {drawn:,} networks, which the table beneath lists",
         )
-        third = next(label for name, label in AXES.items() if name != x)
+        here, third = (COSTS[name].split(" ")[0] for name in (x, *(name for name in AXES if name != x)))
         st.caption(
-            f"Networks of the front that stand under the line are on it by their {_in_words(third)}: nothing as accurate has fewer."
+            f"The front has three objectives: a network of it may stand under the line, where what is as accurate with no more {here} "
+            f"has more {third}."
         )
     elif view == "space":
         figure = _space(what, colour, synthetic, trials)
@@ -78,10 +79,6 @@ def show_networks(
         st.caption(
             "A line is a network. Drag along an axis to keep the lines that pass there; drag a label to move its axis."
         )
-
-
-def _in_words(cost: str) -> str:
-    return cost if cost == "MACs" else cost.lower()
 
 
 def show_front_table(front: pd.DataFrame, key: str, chosen: set[int]) -> None:
