@@ -55,6 +55,9 @@ CONFIG = {
 _LEGEND = 28
 """Pixels for a legend between a title and its figure."""
 
+_PANEL = 48
+"""Pixels for the name of a panel, in two lines, between a title and its figure."""
+
 _LINE = 44
 """Characters of a title in a line: what a window of 390 pixels has room for."""
 
@@ -210,7 +213,7 @@ def effects_figure(
         rows=rows,
         cols=min(across, max(1, len(shown))),
         shared_yaxes="all",
-        subplot_titles=[html.escape(choice["choice"]) for choice in shown] or None,
+        subplot_titles=[html.escape(choice["choice"]).replace("_", "<br>") for choice in shown] or None,
     )
     unit = "points of val accuracy" if objective == "val_accuracy" else f"% of {COSTS[objective].split(' ')[0]}"
 
@@ -242,7 +245,8 @@ def effects_figure(
     figure.update_yaxes(zeroline=True, zerolinecolor=GREY)
     figure.update_yaxes(title=unit, col=1)
     shared = layout(" · ".join(filter(None, (title, "observational, no experiment"))), synthetic)
-    shared["margin"]["t"] += _LEGEND  # the names of the panels
+    shared["margin"]["t"] += _PANEL  # the names of the panels, in up to two lines
+    figure.update_annotations(font_size=13)  # that of the panels' names, for a window of 390 pixels
     figure.update_layout(shared)
     if not shown:
         text = "an additive model explains nothing of trials that it did not see"

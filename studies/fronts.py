@@ -163,7 +163,7 @@ def front_figure(
                 showarrow=False,
                 font={"color": VERMILLION},
             )
-    sized_by = {"text": f"marker size: {'MACs' if other == 'macs' else other}  ", "side": "left"}
+    sized_by = {"text": f"marker size: {'MACs' if other == 'macs' else other}", "side": "top"}
     figure.update_layout(
         layout(title, synthetic),
         legend=BENEATH | {"title": sized_by},
