@@ -18,6 +18,8 @@ from studies.charts import (
     COSTS,
     GREEN,
     GREY,
+    MARKED_WORDS,
+    PRINTED_WORDS,
     PURPLE,
     SCALE,
     SERIES,
@@ -161,7 +163,7 @@ def front_figure(
                 xanchor="right",
                 yanchor="bottom",
                 showarrow=False,
-                font={"color": VERMILLION},
+                font={"color": MARKED_WORDS},
             )
     sized_by = {"text": f"marker size: {'MACs' if other == 'macs' else other}", "side": "top"}
     figure.update_layout(
@@ -509,7 +511,7 @@ def _published(published: Sequence[Mark], x: str) -> go.Scatter | None:
         name=f"as printed: fully trained, test fold ({len(published)})",
         mode="markers+text",
         textposition="top center",
-        textfont={"color": PURPLE},
+        textfont={"color": PRINTED_WORDS},
         marker={"color": PURPLE, "symbol": "star", "size": 11},
         hovertemplate="%{text}, as printed: %{y:.1f} %<extra></extra>",
     )
@@ -577,11 +579,10 @@ def _names(presets: pd.DataFrame, x: str, scores: Sequence[float]) -> list[dict[
             "axref": "x",
             "ayref": "y",
             "xanchor": "right",
-            "font": {"color": VERMILLION, "size": 12},
+            "font": {"color": MARKED_WORDS, "size": 12},
             "arrowcolor": VERMILLION,
             "arrowwidth": 0.7,
             "arrowhead": 0,
-            "opacity": 0.9,
             "standoff": 9,
         }
         for rank, row in enumerate(presets.sort_values(x).to_dict("records"))

@@ -192,6 +192,42 @@ def test_a_dressed_figure_has_the_colours_of_the_page(trials, dark):
     assert layout.yaxis.gridcolor == theme["borderColor"]
 
 
+def contrast(first: str, second: str) -> float:
+    """The contrast of two colours as the WCAG has it, 1 to 21."""
+
+    def luminance(colour: str) -> float:
+        shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shares)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+class TestWordsCanBeRead:
+    """Contrasts of 4.5:1 at least on a light and on a dark page."""
+
+    @pytest.mark.parametrize("dark", [False, True])
+    def test_in_the_cells_of_a_confusion(self, dark):
+        told = make_predictions(labels=[0, 1, 2], said=[0, 0, 2])
+        other = make_predictions(labels=[0, 1, 2], said=[0, 1, 1])
+        for figure in (
+            charts.confusion_figure(told, ["a", "b", "c"], dark=dark),
+            charts.confusion_difference_figure(told, other, ["a", "b", "c"], dark=dark),
+        ):
+            words = figure.data[0].textfont.color
+            assert all(contrast(words, colour) >= 4.5 for _, colour in figure.layout.coloraxis.colorscale)
+
+    @pytest.mark.parametrize("dark", [False, True])
+    def test_beside_presets_and_caps(self, trials, dark):
+        caps = [fronts.Cap("params", 30_000, "at most")]
+        figure = charts.dress(fronts.front_figure(trials, caps=caps), dark, 400)
+        assert len(figure.layout.annotations) == 2
+        for note in figure.layout.annotations:
+            assert contrast(note.font.color, figure.layout.paper_bgcolor) >= 4.5
+            assert note.opacity in (None, 1)
+
+
 def test_a_marked_trial_is_selected_in_every_trace(trials):
     others, front, presets = clickable(fronts.front_figure(trials, marked={1}))
     assert [others.selectedpoints, front.selectedpoints, presets.selectedpoints] == [(), (1,), ()]
