@@ -88,7 +88,7 @@ def show_front_table(front: pd.DataFrame, key: str, chosen: set[int]) -> None:
         "val_accuracy": st.column_config.NumberColumn("Accuracy", format="%.1f %%", width=80),
         "params": st.column_config.NumberColumn("Params", format="compact", width=70),
         "macs": st.column_config.NumberColumn("MACs", format="compact", width=70),
-        "architecture": st.column_config.TextColumn("Network"),
+        "architecture": st.column_config.TextColumn("Network", width=420),
     }
     rows = front.assign(val_accuracy=rounded(100 * front["val_accuracy"].astype(float)))
     _show_table(rows, key, chosen, columns, height=min(440, 38 + 35 * len(rows)))
@@ -135,7 +135,7 @@ def _show_rows(study: KeptStudy, trials: pd.DataFrame, on_front: set[int], chose
         "macs": st.column_config.NumberColumn("MACs", format="localized", width=110),
         "clips": st.column_config.NumberColumn("Clips seen", format="localized", width=90),
         "seconds": st.column_config.NumberColumn("Seconds", format="%.1f", width=80),
-        "architecture": st.column_config.TextColumn("Network", width="medium"),
+        "architecture": st.column_config.TextColumn("Network", width=420),
         **{name: st.column_config.Column(name.replace("_", " ").capitalize(), width="small") for name in choices},
     }
     key = f"rows-{study.name}-{st.query_params.get('filter', '')}"

@@ -133,15 +133,15 @@ def _show_structure(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
         st.markdown(f"**Layers, for one clip of {frames} × {mels} frames × mels**")
         layers = pd.DataFrame(cost.layers)
         layers["shape"] = [" × ".join(map(str, shape)) for shape in layers["shape"]]
-        layers["share"] = layers["macs"] / max(cost.macs, 1)
+        layers["share"] = rounded(100 * layers["macs"] / max(cost.macs, 1))
         columns = {
-            "name": st.column_config.TextColumn("Layer", width=165),
+            "name": st.column_config.TextColumn("Layer", width=230),
             "kind": st.column_config.TextColumn("Kind", width=85),
             "shape": st.column_config.TextColumn("Output", width=105, help="channels × frames × mel bins"),
             "params": st.column_config.NumberColumn("Params", format="localized", width=65),
             "macs": st.column_config.NumberColumn("MACs", format="localized", width=85),
             "share": st.column_config.ProgressColumn(
-                "Share", help="of the MACs", width=80, format="percent", max_value=float(layers["share"].max()) or 1.0
+                "Share", help="of the MACs", width=80, format="%.1f %%", max_value=float(layers["share"].max()) or 1.0
             ),
         }
         st.dataframe(layers, key="layers", hide_index=True, column_config=columns, height=420)
@@ -183,11 +183,10 @@ def _show_accuracy(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
     scenes, recorders = st.columns(2, gap="large")
     with scenes, part("Accuracy by scene, validation clips"):
         _show_shares("Scene", accuracy_by_scene(val_predictions(run, data["classes"]), data["classes"]))
-    with recorders, part("Accuracy by recorder, validation clips"):
+    with recorders, part():
         shares = accuracy_by_recorder(val_predictions(run, data["classes"]))
-        if shares.empty:
-            st.caption("This data names no recorders.")
-        else:
+        if not shares.empty:  # most data names none
+            st.markdown("**Accuracy by recorder, validation clips**")
             _show_shares("Recorder", shares)
 
 
@@ -195,9 +194,10 @@ def _show_shares(kind: str, shares: pd.DataFrame) -> None:
     columns = {
         "name": st.column_config.TextColumn(kind),
         "clips": st.column_config.NumberColumn("Clips", width=70),
-        "accuracy": st.column_config.ProgressColumn("Accuracy", format="percent", min_value=0, max_value=1),
+        "accuracy": st.column_config.ProgressColumn("Accuracy", format="%.1f %%", min_value=0, max_value=100),
     }
     height: Any = "content" if len(shares) <= _ROWS else 400
+    shares = shares.assign(accuracy=rounded(100 * shares["accuracy"]))
     st.dataframe(shares, key=f"by-{kind}", hide_index=True, column_config=columns, height=height)
 
 

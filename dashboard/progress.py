@@ -30,6 +30,11 @@ STATE_WORDS = {
     "failed": "failed",
     "interrupted": "interrupted",
 }
+_MEANINGS = {
+    "duplicate": "A duplicate is a network that the sampler drew again: it is not trained twice, and does not count.",
+    "interrupted": "An interrupted trial ended with its process; a study that goes on trains its network again.",
+}
+"""What is not plain from the words of a state."""
 _BUDGETS = (10_000, 20_000, 30_000, 50_000, 100_000, 200_000)
 _TRACEBACKS = 10
 _X = {"trials": "Over networks", "clips": "Over clips seen"}
@@ -82,7 +87,10 @@ def _show_now(study: KeptStudy, trials: pd.DataFrame) -> None:
     columns[4].metric("Clips saved", quantity(saved), help=f"{saved:,}: {share}")
     states = trials["state"].value_counts()
     counted = [f"{states[state]:,} {words}" for state, words in STATE_WORDS.items() if state in states]
-    st.caption(f"Trials: {' · '.join(counted) or 'none yet'}")
+    st.caption(
+        f"Trials: {' · '.join(counted) or 'none yet'}",
+        help=" ".join(words for state, words in _MEANINGS.items() if state in states) or None,
+    )
     st.markdown(_at_work(study, trials))
 
 

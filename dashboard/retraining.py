@@ -314,8 +314,10 @@ def _show_totals(scores: dict[str, Any]) -> None:
 
 def _show_shares(kind: str, shares: dict[str, float], key: str) -> None:
     """Accuracy by scene or recorder, the worst first."""
-    table = pd.DataFrame({kind: list(shares), "accuracy": list(shares.values())}).sort_values("accuracy")
-    accuracy = st.column_config.ProgressColumn("Accuracy", format="percent", min_value=0, max_value=1)
+    table = pd.DataFrame(
+        {kind: list(shares), "accuracy": [rounded(100 * share) for share in shares.values()]}
+    ).sort_values("accuracy")
+    accuracy = st.column_config.ProgressColumn("Accuracy", format="%.1f %%", min_value=0, max_value=100)
     height = min(360, 38 + 35 * len(table))
     st.dataframe(table, key=key, hide_index=True, column_config={"accuracy": accuracy}, height=height)
 
