@@ -43,7 +43,6 @@ def show_networks(study: KeptStudy, trials: pd.DataFrame) -> None:
         _LISTED,
         lambda: choose_trials(st.session_state["compare-trials"]),
         "choose two or more, or take the lasso on the Pareto page",
-        all_at_once=True,
     )
     if offered < len(trained):
         st.caption(f"Listed are the {_LISTED} most accurate of {len(trained):,}; the Pareto page has all of them.")
@@ -112,7 +111,9 @@ def show_studies(study: KeptStudy) -> None:
         st.info(more, icon=":material/difference:")
         if not read:
             return
-    synthetic = any(of.info["data"]["synthetic"] for of, _ in read.values())
+    made_up = [name for name, (of, _) in read.items() if of.info["data"]["synthetic"]]
+    synthetic = len(made_up) == len(read)
+    title = "" if synthetic or not made_up else f"synthetic data: {', '.join(made_up)}"
     baselines = {name for name, (of, _) in read.items() if of.asked("sampler") == "random"}
     with part():
         _show_differences({name: _summed_up(*of) for name, of in read.items()}, "Study", all_rows=True)
@@ -124,12 +125,12 @@ def show_studies(study: KeptStudy) -> None:
     left, right = st.columns(2, gap="large")
     with left, part("Fronts"):
         x = pick("x", "Cost", AXES)
-        figure = fronts_figure({name: trials for name, (_, trials) in read.items()}, x, "", synthetic, baselines)
+        figure = fronts_figure({name: trials for name, (_, trials) in read.items()}, x, title, synthetic, baselines)
         st.plotly_chart(figure, key=f"fronts-{x}", config=CONFIG, height=_HEIGHT, alt="The fronts of the studies")
     with right, part("Hypervolume"):
         by = pick("by", "Over", {"trials": "Over networks", "clips": "Over clips seen"})
         courses = {name: _course(of.version, of, trials) for name, (of, trials) in read.items()}
-        figure = course_figure(courses, by, "", synthetic, baselines)
+        figure = course_figure(courses, by, title, synthetic, baselines)
         st.plotly_chart(figure, key=f"courses-{by}", config=CONFIG, height=_HEIGHT, alt="How the hypervolumes grew")
     if baselines:
         st.caption(f"Drawn at random, the baseline: {', '.join(sorted(baselines))}.")

@@ -13,7 +13,8 @@ from dashboard.filters import score
 from dashboard.parts import part
 from dashboard.reading import KeptStudy
 from search_space.errors import UserError
-from studies.charts import CONFIG, dress, per_cent, quantity
+from search_space.rounding import rounded
+from studies.charts import CONFIG, COSTS, dress, per_cent, quantity
 from studies.fronts import caps_of, front_figure, parallel_figure, space_figure
 from studies.jobs import retrained
 from studies.published import published_on
@@ -60,10 +61,15 @@ def show_networks(
             height=_HEIGHT,
             alt=f"Validation accuracy against {AXES[x]} of {drawn:,} networks, which the table beneath lists",
         )
+        here, third = (COSTS[name].split(" ")[0] for name in (x, *(name for name in AXES if name != x)))
+        st.caption(
+            f"The front has three objectives: a network of it may stand under the line, where what is as accurate with no more {here} "
+            f"has more {third}."
+        )
     elif view == "space":
         figure = _space(what, colour, synthetic, trials)
         st.plotly_chart(figure, key=key, config=_CONFIG, height=_HEIGHT, alt="Parameters, MACs and accuracy in 3-D")
-        st.caption("Turn it with the pointer. Networks are chosen in the flat plot or in the table.")
+        st.caption("Turn it with the pointer. Networks are chosen in the flat plot or in the tables.")
     else:
         dark = st.context.theme.type == "dark"
         figure = _parallel(what, synthetic, dark, trials, list(known_choices(study.info)))
@@ -82,9 +88,9 @@ def show_front_table(front: pd.DataFrame, key: str, chosen: set[int]) -> None:
         "val_accuracy": st.column_config.NumberColumn("Accuracy", format="%.1f %%", width=80),
         "params": st.column_config.NumberColumn("Params", format="compact", width=70),
         "macs": st.column_config.NumberColumn("MACs", format="compact", width=70),
-        "architecture": st.column_config.TextColumn("Network"),
+        "architecture": st.column_config.TextColumn("Network", width=420),
     }
-    rows = front.assign(val_accuracy=(100 * front["val_accuracy"].astype(float)).round(1))
+    rows = front.assign(val_accuracy=rounded(100 * front["val_accuracy"].astype(float)))
     _show_table(rows, key, chosen, columns, height=min(440, 38 + 35 * len(rows)))
 
 
@@ -115,8 +121,9 @@ def show_table(study: KeptStudy, trials: pd.DataFrame, on_front: set[int], chose
 
 def _show_rows(study: KeptStudy, trials: pd.DataFrame, on_front: set[int], chosen: set[int]) -> None:
     choices = list(known_choices(study.info))
-    rows = trials.assign(accuracy=(100 * score(trials)).round(2), front=trials["trial"].isin(on_front))
+    rows = trials.assign(accuracy=100 * score(trials), front=trials["trial"].isin(on_front))
     rows = rows.sort_values("accuracy", ascending=False, na_position="last", kind="stable")
+    rows["accuracy"] = rounded(rows["accuracy"])
     columns: dict[str, Any] = {
         "trial": st.column_config.NumberColumn("Trial", width=60),
         "state": st.column_config.TextColumn("State", width=90),
@@ -128,7 +135,7 @@ def _show_rows(study: KeptStudy, trials: pd.DataFrame, on_front: set[int], chose
         "macs": st.column_config.NumberColumn("MACs", format="localized", width=110),
         "clips": st.column_config.NumberColumn("Clips seen", format="localized", width=90),
         "seconds": st.column_config.NumberColumn("Seconds", format="%.1f", width=80),
-        "architecture": st.column_config.TextColumn("Network", width="medium"),
+        "architecture": st.column_config.TextColumn("Network", width=420),
         **{name: st.column_config.Column(name.replace("_", " ").capitalize(), width="small") for name in choices},
     }
     key = f"rows-{study.name}-{st.query_params.get('filter', '')}"
@@ -169,7 +176,6 @@ def show_several(
     most: int,
     on_change: Callable[[], None],
     placeholder: str,
-    all_at_once: bool = False,
 ) -> int:
     """A list of the `chosen` networks to add to and to take from, `most` of the most accurate ones offered; how many are."""
     best = sorted(trained, key=lambda number: trained[number]["val_accuracy"], reverse=True)
@@ -187,7 +193,7 @@ def show_several(
         format_func=describe,
         on_change=on_change,
         max_selections=MOST_TRIALS,
-        select_all=all_at_once,
+        select_all=False,  # typed words and Enter would take all that is like them, and not the network they name
         placeholder=placeholder,
     )
     return len(offered)
@@ -235,6 +241,7 @@ def _plot(
         confirmed=shown.assign(params=costs["params"], macs=costs["macs"]),
         retrained=_retrained[_retrained["trial"].isin(known.index)],
         front=_front,
+        budget=_study.info["budget"],
     )
     figure.update_layout(margin=_MARGIN)
     return dress(figure, dark, _HEIGHT)

@@ -16,6 +16,7 @@ from dashboard.taking import show_taking
 from search_space import Architecture, count, get_space, resolve
 from search_space.families import Network
 from search_space.mobile import Mobile
+from search_space.rounding import rounded
 from studies import jobs
 from studies.charts import CONFIG, confusion_figure, curve_figure, duration, per_cent, quantity
 from studies.drawings import cost_by_part, cost_figure, network_svg
@@ -132,15 +133,15 @@ def _show_structure(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
         st.markdown(f"**Layers, for one clip of {frames} × {mels} frames × mels**")
         layers = pd.DataFrame(cost.layers)
         layers["shape"] = [" × ".join(map(str, shape)) for shape in layers["shape"]]
-        layers["share"] = layers["macs"] / max(cost.macs, 1)
+        layers["share"] = rounded(100 * layers["macs"] / max(cost.macs, 1))
         columns = {
-            "name": st.column_config.TextColumn("Layer", width=165),
+            "name": st.column_config.TextColumn("Layer", width=230),
             "kind": st.column_config.TextColumn("Kind", width=85),
             "shape": st.column_config.TextColumn("Output", width=105, help="channels × frames × mel bins"),
             "params": st.column_config.NumberColumn("Params", format="localized", width=65),
             "macs": st.column_config.NumberColumn("MACs", format="localized", width=85),
             "share": st.column_config.ProgressColumn(
-                "Share", help="of the MACs", width=80, format="percent", max_value=float(layers["share"].max()) or 1.0
+                "Share", help="of the MACs", width=80, format="%.1f %%", max_value=float(layers["share"].max()) or 1.0
             ),
         }
         st.dataframe(layers, key="layers", hide_index=True, column_config=columns, height=420)
@@ -174,7 +175,7 @@ def _show_accuracy(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
     with learned, part("Learning curve"):
         figure = curve_figure(run.metrics(), synthetic=data["synthetic"])
         st.plotly_chart(figure, key="curve", config=CONFIG, height=400)
-    with confused, part("Confusion of the validation clips, % of the true class"):
+    with confused, part("Confusion of the validation clips, % of the true class, rounded"):
         predictions = val_predictions(run, data["classes"])
         dark = st.context.theme.type == "dark"
         figure = confusion_figure(predictions, data["classes"], synthetic=data["synthetic"], dark=dark)
@@ -182,11 +183,10 @@ def _show_accuracy(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
     scenes, recorders = st.columns(2, gap="large")
     with scenes, part("Accuracy by scene, validation clips"):
         _show_shares("Scene", accuracy_by_scene(val_predictions(run, data["classes"]), data["classes"]))
-    with recorders, part("Accuracy by recorder, validation clips"):
+    with recorders, part():
         shares = accuracy_by_recorder(val_predictions(run, data["classes"]))
-        if shares.empty:
-            st.caption("This data names no recorders.")
-        else:
+        if not shares.empty:  # most data names none
+            st.markdown("**Accuracy by recorder, validation clips**")
             _show_shares("Recorder", shares)
 
 
@@ -194,9 +194,10 @@ def _show_shares(kind: str, shares: pd.DataFrame) -> None:
     columns = {
         "name": st.column_config.TextColumn(kind),
         "clips": st.column_config.NumberColumn("Clips", width=70),
-        "accuracy": st.column_config.ProgressColumn("Accuracy", format="percent", min_value=0, max_value=1),
+        "accuracy": st.column_config.ProgressColumn("Accuracy", format="%.1f %%", min_value=0, max_value=100),
     }
     height: Any = "content" if len(shares) <= _ROWS else 400
+    shares = shares.assign(accuracy=rounded(100 * shares["accuracy"]))
     st.dataframe(shares, key=f"by-{kind}", hide_index=True, column_config=columns, height=height)
 
 
@@ -217,7 +218,9 @@ def _show_neighbours(study: StudyRecords, row: dict[Any, Any], run: Run) -> None
     st.caption(
         "Trained networks of this study with the fewest other choices, the nearest first. Select one to open it."
     )
-    shown = found.assign(difference=100 * found["difference"], val_accuracy=100 * found["val_accuracy"].astype(float))
+    shown = found.assign(
+        difference=rounded(100 * found["difference"]), val_accuracy=rounded(100 * found["val_accuracy"].astype(float))
+    )
     columns = {
         "what": st.column_config.TextColumn("What differs", width="large"),
         "difference": st.column_config.NumberColumn("Difference", format="%+.1f points", width=110),

@@ -10,6 +10,7 @@ import streamlit as st
 from dashboard.choice import pick
 from dashboard.parts import part, show_text
 from dashboard.reading import KeptStudy, read_study, read_trials
+from search_space.rounding import rounded
 from studies.analysis import best_up_to, clips_seen, front, hypervolume_course
 from studies.charts import CONFIG, duration, per_cent, quantity
 from studies.fronts import caps_of, course_figure
@@ -29,6 +30,11 @@ STATE_WORDS = {
     "failed": "failed",
     "interrupted": "interrupted",
 }
+_MEANINGS = {
+    "duplicate": "A duplicate is a network that the sampler drew again: it is not trained twice, and does not count.",
+    "interrupted": "An interrupted trial ended with its process; a study that goes on trains its network again.",
+}
+"""What is not plain from the words of a state."""
 _BUDGETS = (10_000, 20_000, 30_000, 50_000, 100_000, 200_000)
 _TRACEBACKS = 10
 _X = {"trials": "Over networks", "clips": "Over clips seen"}
@@ -81,7 +87,10 @@ def _show_now(study: KeptStudy, trials: pd.DataFrame) -> None:
     columns[4].metric("Clips saved", quantity(saved), help=f"{saved:,}: {share}")
     states = trials["state"].value_counts()
     counted = [f"{states[state]:,} {words}" for state, words in STATE_WORDS.items() if state in states]
-    st.caption(f"Trials: {' · '.join(counted) or 'none yet'}")
+    st.caption(
+        f"Trials: {' · '.join(counted) or 'none yet'}",
+        help=" ".join(words for state, words in _MEANINGS.items() if state in states) or None,
+    )
     st.markdown(_at_work(study, trials))
 
 
@@ -152,7 +161,7 @@ def _show_best(trials: pd.DataFrame) -> None:
         return
     rows = best.assign(
         budget=[quantity(budget, figures=1) for budget in best["budget"]],
-        val_accuracy=(100 * best["val_accuracy"].astype(float)).round(1),
+        val_accuracy=rounded(100 * best["val_accuracy"].astype(float)),
     )
     columns = {
         "budget": st.column_config.TextColumn("Params up to", width=80),

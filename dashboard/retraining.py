@@ -15,6 +15,7 @@ import streamlit as st
 from dashboard.choice import choose_trials
 from dashboard.front import show_several
 from dashboard.parts import NOT_DONE, part, show_text
+from search_space.rounding import rounded
 from studies import jobs
 from studies.charts import CONFIG, curve_figure, duration, per_cent
 from studies.estimates import Estimate, Queue, estimate, queue
@@ -313,8 +314,10 @@ def _show_totals(scores: dict[str, Any]) -> None:
 
 def _show_shares(kind: str, shares: dict[str, float], key: str) -> None:
     """Accuracy by scene or recorder, the worst first."""
-    table = pd.DataFrame({kind: list(shares), "accuracy": list(shares.values())}).sort_values("accuracy")
-    accuracy = st.column_config.ProgressColumn("Accuracy", format="percent", min_value=0, max_value=1)
+    table = pd.DataFrame(
+        {kind: list(shares), "accuracy": [rounded(100 * share) for share in shares.values()]}
+    ).sort_values("accuracy")
+    accuracy = st.column_config.ProgressColumn("Accuracy", format="%.1f %%", min_value=0, max_value=100)
     height = min(360, 38 + 35 * len(table))
     st.dataframe(table, key=key, hide_index=True, column_config={"accuracy": accuracy}, height=height)
 
@@ -337,8 +340,8 @@ def _show_results(study: StudyRecords) -> None:
         architecture=("architecture", "first"),
     ).sort_values("test", ascending=False)
     for name in ("test", "val"):
-        table[name] = (100 * table[name]).round(1)
-        spread = (100 * table[f"{name}_sd"]).round(1)
+        table[name] = rounded(100 * table[name])
+        spread = rounded(100 * table[f"{name}_sd"])
         table[f"{name}_sd"] = ["" if math.isnan(sd) else f"± {sd:.1f}" for sd in spread]  # one seed has none
     columns = {
         "trial": st.column_config.NumberColumn("Trial", width=60),

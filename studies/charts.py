@@ -19,6 +19,8 @@ import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from search_space.rounding import per_cent as per_cent
+from search_space.rounding import rounded
 from trainers.metrics import confusion
 from trainers.runs import Predictions, write_atomic
 
@@ -32,10 +34,24 @@ SERIES = (BLUE, VERMILLION, GREEN, PURPLE, AMBER)
 SCALE = ["#3f6be0", "#7a80a6", "#a5845a", "#c08a00"]
 """Few to many, from blue to yellow, which colour blindness leaves apart; at 3:1 against white and near-black throughout."""
 
+MARKED_WORDS, PRINTED_WORDS = "#b65000", "#94487f"
+"""Words in vermillion and in purple on white, at 4.5:1 at least; `dress` has those for a dark page."""
+
+_ON_DARK = {MARKED_WORDS: "#ff8a3d", PRINTED_WORDS: "#d493c3"}
+
 _SHARES = {
-    False: ["#eef4fa", "#0b5394"],
-    True: ["#17293a", "#93c9f5"],
-}  # none to all, by whether the page is dark
+    False: ["#eef4fa", "#7fb0dc"],
+    True: ["#17293a", "#2b6aa3"],
+}
+"""None to all, by whether the page is dark; the page's words are read on all of it, at 4.5:1 at least, and on `_DIFFERENCES`."""
+
+_DIFFERENCES = {
+    False: ["#f0a875", "#f4f6f8", "#7fb0dc"],
+    True: ["#8f4000", "#17222c", "#2b6aa3"],
+}
+"""Less, the same, more."""
+
+_CELL_WORDS = {False: "#1d2733", True: "#ffffff"}
 
 _PAGE = {
     False: ("#1d2733", "#5b6672", "#dfe5ea", "#ffffff"),
@@ -52,6 +68,9 @@ CONFIG = {
 
 _LEGEND = 28
 """Pixels for a legend between a title and its figure."""
+
+_PANEL = 48
+"""Pixels for the name of a panel, in two lines, between a title and its figure."""
 
 _LINE = 44
 """Characters of a title in a line: what a window of 390 pixels has room for."""
@@ -77,11 +96,6 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def per_cent(share: float) -> str:
-    """A share (0 to 1) for people: 88.2 %."""
-    return f"{100 * share:.1f} %"
 
 
 def curve_figure(rows: Sequence[Mapping[str, Any]], title: str = "", synthetic: bool = False) -> go.Figure:
@@ -131,8 +145,8 @@ def confusion_figure(
     names = [html.escape(name) for name in classes]
     figure = px.imshow(shares_KK, x=names, y=names, color_continuous_scale=_SHARES[dark], zmin=0, zmax=100)
     if len(names) <= 20:
-        text = [[f"{share:.0f}" if share else "" for share in row] for row in shares_KK]
-        figure.update_traces(text=text, texttemplate="%{text}")
+        text = [[f"{rounded(share, 0):.0f}" if share else "" for share in row] for row in shares_KK]
+        figure.update_traces(text=text, texttemplate="%{text}", textfont={"color": _CELL_WORDS[dark]})
     hover = "in truth %{y}<br>said %{x}<br>%{customdata} clips, %{z:.1f} % of the class<extra></extra>"
     figure.update_traces(customdata=counts_KK.tolist(), hovertemplate=hover, xgap=1, ygap=1)
     figure.update_xaxes(title="said", tickangle=-45, showgrid=False)
@@ -187,12 +201,13 @@ def confusion_difference_figure(
         shares.append(100 * counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1))
     difference_KK = shares[0] - shares[1]
     names = [html.escape(name) for name in classes]
-    scale = [VERMILLION, "#17222c" if dark else "#f4f6f8", BLUE]
     most = max(1.0, float(np.abs(difference_KK).max()))
-    figure = px.imshow(difference_KK, x=names, y=names, color_continuous_scale=scale, zmin=-most, zmax=most)
+    figure = px.imshow(
+        difference_KK, x=names, y=names, color_continuous_scale=_DIFFERENCES[dark], zmin=-most, zmax=most
+    )
     if len(names) <= 20:
-        text = [[f"{share:+.0f}" if round(share) else "" for share in row] for row in difference_KK]
-        figure.update_traces(text=text, texttemplate="%{text}")
+        text = [[f"{rounded(share, 0):+.0f}" if rounded(share, 0) else "" for share in row] for row in difference_KK]
+        figure.update_traces(text=text, texttemplate="%{text}", textfont={"color": _CELL_WORDS[dark]})
     figure.update_traces(hovertemplate="in truth %{y}<br>said %{x}<br>%{z:+.1f} points<extra></extra>", xgap=1, ygap=1)
     figure.update_xaxes(title="said", tickangle=-45, showgrid=False)
     figure.update_yaxes(title="in truth", showgrid=False)
@@ -213,7 +228,7 @@ def effects_figure(
         rows=rows,
         cols=min(across, max(1, len(shown))),
         shared_yaxes="all",
-        subplot_titles=[html.escape(choice["choice"]) for choice in shown] or None,
+        subplot_titles=[html.escape(choice["choice"]).replace("_", "<br>") for choice in shown] or None,
     )
     unit = "points of val accuracy" if objective == "val_accuracy" else f"% of {COSTS[objective].split(' ')[0]}"
 
@@ -245,7 +260,8 @@ def effects_figure(
     figure.update_yaxes(zeroline=True, zerolinecolor=GREY)
     figure.update_yaxes(title=unit, col=1)
     shared = layout(" · ".join(filter(None, (title, "observational, no experiment"))), synthetic)
-    shared["margin"]["t"] += _LEGEND  # the names of the panels
+    shared["margin"]["t"] += _PANEL  # the names of the panels, in up to two lines
+    figure.update_annotations(font_size=13)  # that of the panels' names, for a window of 390 pixels
     figure.update_layout(shared)
     if not shown:
         text = "an additive model explains nothing of trials that it did not see"
@@ -374,6 +390,12 @@ def dress(figure: go.Figure, dark: bool, height: int) -> go.Figure:
         plot_bgcolor=ground,
         hoverlabel={"bgcolor": ground, "bordercolor": lines, "font": {"color": words, "size": 13}},
     )
+    if dark:
+        for note in figure.layout.annotations:
+            note.font.color = _ON_DARK.get(note.font.color, note.font.color)
+        for trace in figure.data:
+            if "text" in (trace.mode or ""):
+                trace.textfont.color = _ON_DARK.get(trace.textfont.color, trace.textfont.color)
     halo = f"0 0 3px {ground}, 0 0 3px {ground}, 0 0 5px {ground}"  # a name that lies over markers can be read
     figure.update_traces(textfont={"shadow": halo}, selector=lambda trace: "text" in (trace.mode or ""))
     figure.layout.template = None  # an empty one would count as another one at every look

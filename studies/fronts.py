@@ -18,6 +18,8 @@ from studies.charts import (
     COSTS,
     GREEN,
     GREY,
+    MARKED_WORDS,
+    PRINTED_WORDS,
     PURPLE,
     SCALE,
     SERIES,
@@ -73,6 +75,7 @@ def front_figure(
     confirmed: pd.DataFrame | None = None,
     retrained: pd.DataFrame | None = None,
     front: Collection[int] | None = None,
+    budget: int | None = None,
 ) -> go.Figure:
     """Validation accuracy (per cent) against `x` ('params' or 'macs', log axis) of the networks that were scored, the front drawn.
 
@@ -80,7 +83,8 @@ def front_figure(
     of the study); the staircase joins the best accuracy reached up to each value of `x`. Networks that were stopped early are hollow, at the
     accuracy of their last rung, which is not what they would have reached. Those over a cap and those that failed stand on the floor.
     Presets carry a diamond and their name, `published` networks a star, `confirmed` ones (`StudyRecords.confirmed`) a square at the mean of the new
-    seeds with its interval, fully `retrained` ones (`studies.jobs.retrained`) a triangle at the mean of their seeds. `colour` is a choice of the space; then the front's networks are the opaque ones. `customdata` is [trial number];
+    seeds with its interval, `retrained` ones (`studies.jobs.retrained`) a triangle at the mean of their seeds. The legend says how long they were trained
+    where that is not the `budget` (clips) of the trials. `colour` is a choice of the space; then the front's networks are the opaque ones. `customdata` is [trial number];
     `marked` are drawn as selected.
     """
     other = next(cost for cost in COSTS if cost != x)
@@ -125,7 +129,7 @@ def front_figure(
             marker=outline | {"size": (sizes[presets.index] + 9).tolist()},
         )
     )
-    for trace in (_confirmed(confirmed, x), _retrained(retrained, x), _published(published, x)):
+    for trace in (_confirmed(confirmed, x, budget), _retrained(retrained, x), _published(published, x)):
         if trace is not None:
             figure.add_trace(trace)
     for trace in _floor(trials, x, [*complete["val_accuracy"], *stopped["val_accuracy"]]):
@@ -159,9 +163,9 @@ def front_figure(
                 xanchor="right",
                 yanchor="bottom",
                 showarrow=False,
-                font={"color": VERMILLION},
+                font={"color": MARKED_WORDS},
             )
-    sized_by = {"text": f"marker size: {'MACs' if other == 'macs' else other}  ", "side": "left"}
+    sized_by = {"text": f"marker size: {'MACs' if other == 'macs' else other}", "side": "top"}
     figure.update_layout(
         layout(title, synthetic),
         legend=BENEATH | {"title": sized_by},
@@ -433,11 +437,14 @@ def _coloured(complete: pd.DataFrame, x: str, colour: str, on_front: pd.Series, 
     return traces
 
 
-def _confirmed(confirmed: pd.DataFrame | None, x: str) -> go.Scatter | None:
-    """The means of the new seeds with their intervals."""
+def _confirmed(confirmed: pd.DataFrame | None, x: str, budget: int | None) -> go.Scatter | None:
+    """The means of the new seeds with their intervals, and after how many clips; in the legend where the trials had another `budget`."""
     if confirmed is None or confirmed.empty:
         return None
     mean, high, low = (100 * confirmed[column].astype(float) for column in ("val_mean", "val_high", "val_low"))
+    known = "budget" in confirmed
+    after = [f" after {int(clips):,} clips" for clips in confirmed["budget"]] if known else [""] * len(confirmed)
+    other = "".join(set(after)) if known and set(confirmed["budget"]) != {budget} and len(set(after)) == 1 else ""
     return go.Scatter(
         x=confirmed[x].tolist(),
         y=mean.tolist(),
@@ -449,14 +456,14 @@ def _confirmed(confirmed: pd.DataFrame | None, x: str) -> go.Scatter | None:
             "color": GREEN,
             "thickness": 1.5,
         },
-        name=f"confirmed: mean of new seeds, 95 % ({len(confirmed):,})",
+        name=f"confirmed{other}: mean of new seeds, 95 % ({len(confirmed):,})",
         mode="markers",
         marker={"color": GREEN, "symbol": "square", "size": 9},
         customdata=[[int(trial)] for trial in confirmed["trial"]],
         hovertext=[
-            f"<b>trial {trial}, confirmed</b><br>{html.escape(str(architecture))}<br>mean {m:.1f} %, 95 %: {b:.1f} to {t:.1f} %"
-            for trial, architecture, m, b, t in zip(
-                confirmed["trial"], confirmed["architecture"], mean, low, high, strict=True
+            f"<b>trial {trial}, confirmed</b><br>{html.escape(str(architecture))}<br>mean{seen} {m:.1f} %, 95 %: {b:.1f} to {t:.1f} %"
+            for trial, architecture, seen, m, b, t in zip(
+                confirmed["trial"], confirmed["architecture"], after, mean, low, high, strict=True
             )
         ],
         hovertemplate="%{hovertext}<extra></extra>",
@@ -474,16 +481,18 @@ def _retrained(retrained: pd.DataFrame | None, x: str) -> go.Scatter | None:
     val, test, number = found["val_accuracy"], found["test_accuracy"]["mean"], found["val_accuracy"]["count"]
     spread = 100 * val["std"].fillna(0.0)
     rows: list[dict[Any, Any]] = networks.reset_index().to_dict("records")
+    lengths = sorted({int(row["epochs"]) for row in rows})
+    long = " to ".join(map(str, dict.fromkeys((lengths[0], lengths[-1])))) + (" epoch" if lengths == [1] else " epochs")
     return go.Scatter(
         x=[row[x] for row in rows],
         y=(100 * val["mean"]).tolist(),
         error_y={"type": "data", "array": spread.tolist(), "color": VERMILLION, "thickness": 1.5},
-        name=f"retrained fully ({len(rows):,})",
+        name=f"retrained, {long} ({len(rows):,})",
         mode="markers",
         marker={"color": VERMILLION, "symbol": "triangle-up", "size": 11},
         customdata=[[int(row["trial"])] for row in rows],
         hovertext=[
-            f"<b>trial {row['trial']}, retrained</b><br>{html.escape(row['architecture'])}<br>{html.escape(str(row['recipe']))}, {row['epochs']} epochs, "
+            f"<b>trial {row['trial']}, retrained</b><br>{html.escape(row['architecture'])}<br>{html.escape(str(row['recipe']))}, {row['epochs']} epoch{'s' * (row['epochs'] > 1)}, "
             f"{seeds} seed{'s' * (seeds > 1)}: val {per_cent(mean)}, test {per_cent(tested)}"
             for row, seeds, mean, tested in zip(rows, number, val["mean"], test, strict=True)
         ],
@@ -502,7 +511,7 @@ def _published(published: Sequence[Mark], x: str) -> go.Scatter | None:
         name=f"as printed: fully trained, test fold ({len(published)})",
         mode="markers+text",
         textposition="top center",
-        textfont={"color": PURPLE},
+        textfont={"color": PRINTED_WORDS},
         marker={"color": PURPLE, "symbol": "star", "size": 11},
         hovertemplate="%{text}, as printed: %{y:.1f} %<extra></extra>",
     )
@@ -570,11 +579,10 @@ def _names(presets: pd.DataFrame, x: str, scores: Sequence[float]) -> list[dict[
             "axref": "x",
             "ayref": "y",
             "xanchor": "right",
-            "font": {"color": VERMILLION, "size": 12},
+            "font": {"color": MARKED_WORDS, "size": 12},
             "arrowcolor": VERMILLION,
             "arrowwidth": 0.7,
             "arrowhead": 0,
-            "opacity": 0.9,
             "standoff": 9,
         }
         for rank, row in enumerate(presets.sort_values(x).to_dict("records"))

@@ -29,6 +29,7 @@ import psutil
 from filelock import FileLock
 
 from search_space.errors import UserError, open_console, run_command
+from search_space.rounding import per_cent
 from studies.reports import lies_inside
 from trainers import config
 from trainers.config import DEFAULT_RECIPE, get_recipe
@@ -353,13 +354,13 @@ def teachers(study: StudyRecords) -> dict[str, str]:
     for row in rows.sort_values("val_accuracy", ascending=False).to_dict("records"):
         path = study.path / "retrain" / str(row["run"])
         found[str(path)] = (
-            f"trial {row['trial']} retrained ({row['recipe']}, {row['epochs']} epochs, seed {row['seed']}): val {row['val_accuracy']:.1%}"
+            f"trial {row['trial']} retrained ({row['recipe']}, {row['epochs']} epochs, seed {row['seed']}): val {per_cent(row['val_accuracy'])}"
         )
     complete = study.trials().query("state == 'complete'").sort_values("val_accuracy", ascending=False)
     for trial, accuracy in complete[["trial", "val_accuracy"]].head(_MOST_TEACHERS).itertuples(index=False):
         run = Run(trial_folder(study.path.parent, study.name, int(trial)))
         if run.weights_path.exists() and lies_inside(run.path, study.path.parent):
-            found[str(run.path)] = f"trial {trial} as the study trained it: val {accuracy:.1%}"
+            found[str(run.path)] = f"trial {trial} as the study trained it: val {per_cent(accuracy)}"
     return found
 
 

@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pages import add_trials, main_module_is_given_back, page, runs, texts
+from pages import add_trials, change_study, main_module_is_given_back, page, runs, texts
 from streamlit.testing.v1 import AppTest
 
-from studies import ablate
+from studies import ablate, open_study
 from studies.observed import effects_report
 
 __all__ = ["main_module_is_given_back", "page", "runs"]
@@ -32,9 +32,18 @@ def report_of(runs: Path) -> Path:
 
 class TestExperiments:
     def test_without_one_it_says_how_to_make_one(self, page, runs) -> None:
+        data = open_study("tiny", runs).info["data"]
+        change_study(runs, "tiny", data=data | {"synthetic": True, "source": "synthetic"})
         app = page("ablations")
         assert not app.exception
         assert f"python -m studies.ablate --base dssdn-middle --runs {runs}" in texts(app)
+        assert "about 200 trainings" in texts(app)
+
+    def test_the_way_to_one_takes_the_data_of_the_study(self, page, runs) -> None:
+        data = open_study("tiny", runs).info["data"]
+        change_study(runs, "tiny", data=data | {"synthetic": False, "source": "my clips", "fold": 3, "subset": "esc10"})
+        words = "--base dssdn-middle --data 'my clips' --folds 3 --subset esc10 --runs"
+        assert f"python -m studies.ablate {words} {runs}" in texts(page("ablations"))
 
     def test_one_is_shown_with_its_table_plot_notes_and_files(self, page, runs, ablation) -> None:
         shutil.copytree(ablation, runs / "tried")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from search_space.rounding import rounded
 from studies import charts, fronts
 from studies.published import published_on
 from trainers.runs import Predictions
@@ -50,6 +51,13 @@ def test_quantities_have_three_figures_and_a_prefix():
     written = ["7", "999", "31.7 k", "125 M", "1.00 M", "1.20 G", "100 k"]
     assert [charts.quantity(number) for number in numbers] == written
     assert charts.per_cent(0.8816) == "88.2 %"
+
+
+def test_halves_are_rounded_away_from_zero_wherever_a_share_is_written():
+    assert [charts.per_cent(clips / 80) for clips in (71, 73, 77)] == ["88.8 %", "91.3 %", "96.3 %"]
+    assert list(rounded(100 * pd.Series([73 / 80 - 0.9, 0.9 - 73 / 80, 0.0]))) == [1.3, -1.3, 0.0]
+    predictions = make_predictions(labels=[0] * 8 + [1, 2], said=[0] * 5 + [1] * 3 + [1, 2])
+    assert list(charts.confusion_figure(predictions, ["a", "b", "c"]).data[0].text[0]) == ["63", "38", ""]
 
 
 @pytest.mark.parametrize("x", charts.COSTS)
@@ -151,7 +159,8 @@ def test_a_pruned_retraining_stands_at_its_own_cost_and_seeds_are_one_point(tria
         ]
     ).assign(test_accuracy=0.5)
     figure = fronts.front_figure(trials, retrained=full)
-    [drawn] = [trace for trace in figure.data if (trace.name or "").startswith("retrained fully")]
+    [drawn] = [trace for trace in figure.data if (trace.name or "").startswith("retrained")]
+    assert drawn.name == "retrained, 60 epochs (2)"
     assert dict(zip(drawn.x, drawn.y, strict=True)) == pytest.approx({20_000: 60.0, 10_000: 60.0})
     assert "2 seeds" in drawn.hovertext[1]
 
@@ -181,6 +190,42 @@ def test_a_dressed_figure_has_the_colours_of_the_page(trials, dark):
     layout = charts.dress(fronts.front_figure(trials), dark, 400).layout
     assert (layout.font.color, layout.paper_bgcolor) == (theme["textColor"], theme["backgroundColor"])
     assert layout.yaxis.gridcolor == theme["borderColor"]
+
+
+def contrast(first: str, second: str) -> float:
+    """The contrast of two colours as the WCAG has it, 1 to 21."""
+
+    def luminance(colour: str) -> float:
+        shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shares)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+class TestWordsCanBeRead:
+    """Contrasts of 4.5:1 at least on a light and on a dark page."""
+
+    @pytest.mark.parametrize("dark", [False, True])
+    def test_in_the_cells_of_a_confusion(self, dark):
+        told = make_predictions(labels=[0, 1, 2], said=[0, 0, 2])
+        other = make_predictions(labels=[0, 1, 2], said=[0, 1, 1])
+        for figure in (
+            charts.confusion_figure(told, ["a", "b", "c"], dark=dark),
+            charts.confusion_difference_figure(told, other, ["a", "b", "c"], dark=dark),
+        ):
+            words = figure.data[0].textfont.color
+            assert all(contrast(words, colour) >= 4.5 for _, colour in figure.layout.coloraxis.colorscale)
+
+    @pytest.mark.parametrize("dark", [False, True])
+    def test_beside_presets_and_caps(self, trials, dark):
+        caps = [fronts.Cap("params", 30_000, "at most")]
+        figure = charts.dress(fronts.front_figure(trials, caps=caps), dark, 400)
+        assert len(figure.layout.annotations) == 2
+        for note in figure.layout.annotations:
+            assert contrast(note.font.color, figure.layout.paper_bgcolor) >= 4.5
+            assert note.opacity in (None, 1)
 
 
 def test_a_marked_trial_is_selected_in_every_trace(trials):
@@ -262,8 +307,18 @@ class TestAllTrials:
         [trace] = [trace for trace in figure.data if (trace.name or "").startswith("confirmed")]
         assert (trace.y, trace.customdata) == (pytest.approx((85.0,)), ([1],))
         assert (trace.error_y.array, trace.error_y.arrayminus) == (pytest.approx((2.0,)), pytest.approx((5.0,)))
+        assert trace.name == "confirmed: mean of new seeds, 95 % (1)"
         assert "<b>&lt;b&gt;" not in trace.hovertext[0]
         assert "&lt;b&gt;" in trace.hovertext[0]
+
+    @pytest.mark.parametrize(("budget", "said"), [(900, "confirmed:"), (7_200, "confirmed after 900 clips:")])
+    def test_a_confirmation_of_another_budget_says_so_in_the_legend(self, mixed, budget, said):
+        confirmed = mixed.loc[[1], ["trial", "architecture", "params", "macs"]]
+        confirmed = confirmed.assign(val_mean=0.85, val_low=0.8, val_high=0.87, budget=900)
+        figure = fronts.front_figure(mixed, confirmed=confirmed, budget=budget)
+        [trace] = [trace for trace in figure.data if (trace.name or "").startswith("confirmed")]
+        assert trace.name.startswith(said)
+        assert "mean after 900 clips 85.0 %" in trace.hovertext[0]
 
     def test_all_choices_are_axes_in_the_parallel_plot(self, mixed):
         figure = fronts.parallel_figure(mixed, ["operator", "depth", "preset"])

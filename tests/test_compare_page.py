@@ -28,6 +28,14 @@ def test_without_a_baseline_it_says_how_to_make_one(page, runs):
     assert "--sampler random --study NAME" not in [code.value for code in app.code]
 
 
+def test_of_several_studies_those_on_synthetic_data_are_named(page, runs):
+    rename_study(runs, "tiny", "made")
+    change_study(runs, "made", data=open_study("made", runs).info["data"] | {"synthetic": True})
+    figures = page("compare", studies="tiny,made").get("plotly_chart")
+    titles = [json.loads(figure.proto.spec)["layout"]["title"]["text"] for figure in figures]
+    assert titles == ["synthetic data: made"] * 2
+
+
 class TestNetworks:
     def test_nothing_is_chosen_at_first(self, page):
         app = page("compare")
@@ -52,6 +60,10 @@ class TestNetworks:
         assert not app.exception
         assert app.query_params["trials"] == "1,2,3"
         assert len(app.get("plotly_chart")) == 1
+
+    def test_words_and_enter_take_one_network(self, page):
+        """With an entry for all matches on top of the list, Enter takes all of them."""
+        assert not page("compare").multiselect(key="compare-trials").proto.select_all
 
     def test_a_torn_run_leaves_the_rest(self, page, runs):
         (runs / "tiny" / "trials" / "00001" / "predictions-val.npz").write_bytes(b"torn")

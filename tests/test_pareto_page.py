@@ -63,6 +63,21 @@ class TestPlot:
         assert not app.exception
         assert {trace["type"] for trace in plot(app)["data"]} == {kind}
 
+    @pytest.mark.parametrize(
+        ("view", "said"), [("plot", "Click a point"), ("space", "Choose a row"), ("parallel", "Choose a row")]
+    )
+    def test_the_way_to_a_network_is_that_of_the_view(self, page, view, said):
+        ways = [text for text in texts(page("pareto", view=view)).split("\n") if "to open the network here" in text]
+        assert len(ways) == 1
+        assert ways[0].startswith(said)
+        assert ("lasso" in ways[0]) == (view == "plot")
+
+    @pytest.mark.parametrize(
+        ("x", "said"), [("params", "no more parameters has more MACs"), ("macs", "no more MACs has")]
+    )
+    def test_it_says_why_a_network_of_the_front_stands_under_the_line(self, page, x, said):
+        assert said in texts(page("pareto", x=x))
+
     def test_caps_are_drawn(self, page, runs):
         change_study(runs, "tiny", max_params=60_000)
         assert [shape["x0"] for shape in plot(page("pareto"))["layout"]["shapes"]] == [60_000]

@@ -30,14 +30,14 @@ def show(study: KeptStudy, trials: pd.DataFrame) -> None:
     """One of the three, as the URL says (`?show=effects`)."""
     kind = pick("show", "Show", _KINDS)
     if kind == "ablations":
-        show_ablations()
+        show_ablations(study)
     elif kind == "effects":
         show_effects(study)
     else:
         show_fidelity(study)
 
 
-def show_ablations() -> None:
+def show_ablations(study: KeptStudy) -> None:
     """The reports of `studies.ablate` in this runs folder, one of them in full."""
     found = ablations(runs_folder())
     whole = {report.key: report for report in found if not report.error}
@@ -47,12 +47,25 @@ def show_ablations() -> None:
             show_text(f"{report.key}: {report.error}")
     if not whole:
         st.markdown("An ablation changes one thing at a time, with several seeds, and tells effect from noise:")
-        _show_command("studies.ablate", "--base", "dssdn-middle")
+        _show_command("studies.ablate", "--base", "dssdn-middle", *data_options(study))
+        st.caption(
+            "It tries every factor, with five seeds: about 200 trainings. `--factors operator` asks of one alone."
+        )
         return
     key = pick("ablation", "Ablation", {key: _label(report) for key, report in whole.items()}, in_a_list=True)
     st.query_params["ablation"] = key  # another one may be the latest at the next look
     with part():
         show_ablation(whole[key])
+
+
+def data_options(study: StudyRecords) -> list[str]:
+    """The words that give a command the data of this study; none for the synthetic data, which it makes itself."""
+    data = study.info["data"]
+    if data["synthetic"] and data["source"] == "synthetic":
+        return []
+    words = ["--data", str(data["source"])]
+    words += ["--folds", str(data["fold"])] if data.get("fold") is not None else []
+    return words + (["--subset", str(data["subset"])] if data.get("subset") else [])
 
 
 def _show_command(module: str, *options: str) -> None:

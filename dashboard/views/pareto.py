@@ -58,7 +58,9 @@ def show_pareto(study: KeptStudy, trials: pd.DataFrame) -> None:
         else:
             st.subheader("The front", anchor=False)
             show_front_table(best[best["trial"].isin(shown["trial"])], f"front-{study.name}", chosen)
-            st.caption("Click a point to open the network here; take the lasso for several.")
+            where = "Click a point" if view == "plot" else "Choose a row"
+            several_too = "; take the lasso for several" if view == "plot" else ", or several"
+            st.caption(f"{where} to open the network here{several_too}.")
     with part():
         listed = shown[shown["state"].isin(DRAWN)]
         show_table(study, listed, on_front, chosen)
