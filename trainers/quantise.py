@@ -1,7 +1,7 @@
 """A finished run's network in int8: `python -m trainers.quantise RUN [--how ptq]`, floats against int8 on val.
 
 The ranges of its maps are read from clips of train. The run is not changed; what is made lies in RUN/export: int8.safetensors (int8 tensors and
-scales), int8.json (what is printed) and, where onnx and onnxruntime are installed, network-int8.onnx. Test is not read.
+scales), int8.json (what is printed) and, where onnx and onnxruntime are installed and it decides like torch, network-int8.onnx. Test is not read.
 """
 
 from __future__ import annotations
@@ -65,15 +65,17 @@ def quantise(run: Run, console: Console) -> dict[str, Any]:
         "scale_bytes": size.scales,
         "files": [str(home / INT8)],
     }
+    path = home / "network-int8.onnx"
+    path.unlink(missing_ok=True)  # one of before would be of other weights
     try:
         programs.check_onnx_installed()
-    except UserError as error:
-        console.print(f"no ONNX file is written: {error}", markup=False, soft_wrap=True)
-    else:
         network = nn.Sequential(normalise, int8).eval()
         probe = programs.find_probe(run, network, programs.INT8_PROBES)
         program = programs.make_onnx_int8(network, probe, programs.metadata(run))
-        path = home / "network-int8.onnx"
+    except UserError as error:
+        document["onnx_refused"] = str(error)
+        console.print(f"no ONNX file: {error}", markup=False, soft_wrap=True)
+    else:
         write_atomic(path, lambda file: file.write(program.content))
         document["files"].append(str(path))
         document["onnx_agreement"] = program.agreement
