@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from trainers.opening import open_data, progress_bar
+from trainers.opening import about, open_data, progress_bar
 
 
 def written(terminal: bool) -> Console:
@@ -49,3 +49,19 @@ def test_the_room_on_the_disk_is_said_once(tiny_folder: Path, tmp_path: Path, mo
     assert again.digest == features.digest
     assert "log-mels of" not in text_of(second)
     assert "log-mels 44x256" in text_of(second)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (3, "less than 10 s"),
+        (43, "about 45 s"),
+        (3172, "about 53 min"),
+        (89.6 * 60, "about 1 h 30 min"),
+        (10_020, "about 2 h 50 min"),
+        (3 * 3600 - 20, "about 3 h"),
+        (50_000, "about 14 h"),
+    ],
+)
+def test_an_estimate_is_no_finer_than_it_knows(seconds: float, said: str) -> None:
+    assert about(seconds) == said

@@ -356,6 +356,21 @@ class TestRecord:
         assert last["val_accuracy"] == said.accuracy
         assert last["val_accuracy_float32"] == final["float32"]["val_accuracy"]
 
+    def test_what_it_became_is_printed(
+        self, finished: Run, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        changes = ["--epochs", "12", "--precision", "int8-qat", "--prune", "0.2", "--prune-steps", "2"]
+        _retrained(tiny_folder, finished.path.parent.parent, *changes)  # finished already: its scores
+        said, final = " ".join(capsys.readouterr().out.split()), finished.final
+        assert f"{final['architecture']} on esc, test fold scored once" in said
+        assert (
+            f"pruned in 2 steps from {TINY}: {finished.config['params']:,} params became {final['params']:,}, " in said
+        )
+        assert f"int8-qat: these scores are the int8 network's, {final['param_bytes']:,} bytes of params" in said
+        assert finished.scores is not None
+        assert f"have test {finished.scores['float32']['accuracy']:.1%}, val " in said
+        assert "recorder" not in said  # this data names none
+
     def test_a_card_says_so(self, finished: Run, tmp_path: Path) -> None:
         assert export.main([str(finished.path), "--to", "card", "--out", str(tmp_path / "card.md")]) == 0
         card = (tmp_path / "card.md").read_text()

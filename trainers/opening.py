@@ -80,3 +80,16 @@ def bars(console: Console) -> Progress:
     """Bars that go away when they are done; nothing where there is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def about(seconds: float) -> str:
+    """Seconds that are estimated, for people, no finer than an estimate knows them: 'less than 10 s', 'about 45 s', '53 min', '2 h 50 min', '14 h'."""
+    if seconds < 10:
+        return "less than 10 s"
+    if seconds < 90:
+        return f"about {5 * round(seconds / 5)} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"about {minutes} min"
+    hours, minutes = divmod(10 * round(minutes / 10), 60)
+    return f"about {hours} h {minutes} min" if minutes and hours < 10 else f"about {round(seconds / 3600)} h"

@@ -17,6 +17,7 @@ import signal
 import statistics
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -40,7 +41,7 @@ from trainers.inputs import Inputs, data_record, load_inputs
 from trainers.loop import Diverged, Stopped, precision, predictions, resolve_device, seeded_model
 from trainers.memory import is_memory_full
 from trainers.metrics import scores
-from trainers.opening import open_data, reopen_data
+from trainers.opening import LINE_EVERY_S, about, open_data, reopen_data
 from trainers.recorded import has_checkpoint, is_int8, load_model, train_recorded
 from trainers.runs import (
     Predictions,
@@ -55,9 +56,11 @@ from trainers.runs import (
     trial_folder,
 )
 from trainers.teachers import get_ready, taught
-from trainers.teaching import CHANGES, OPTIONS, add_changes, add_options, recipe_of, words_of
+from trainers.teaching import CHANGES, OPTIONS, add_changes, add_options, described, recipe_of, words_of
 
 _TABLE_ROWS = 20
+# Assumed: long enough for a first guess of how long the rest takes, short enough that nobody thinks that it hangs.
+_FIRST_WORD_S = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -342,12 +345,26 @@ def _train_and_score(
     _write_provenance(run, resume, console)
 
     writer: Any = None
+    began_s = spoken_s = time.monotonic()
+
+    def under_way() -> None:
+        """Before every batch: in an epoch that takes a while, how far the training is and how long it will take."""
+        nonlocal spoken_s
+        check()
+        now_s = time.monotonic()
+        if now_s - spoken_s < (_FIRST_WORD_S if spoken_s == began_s else LINE_EVERY_S):
+            return
+        status = run.status  # written every few seconds
+        if eta_s := status.get("eta_s"):
+            spoken_s = now_s
+            console.print(f"{status['clips_seen']:,} of {clips:,} clips seen, {about(eta_s)} left")
 
     def say(row: dict[str, Any], eta_s: float) -> None:
-        nonlocal writer
+        nonlocal writer, spoken_s
+        spoken_s = time.monotonic()
         console.print(
             f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.3f}  train {row['train_accuracy']:.1%}  "
-            f"val {row['val_accuracy']:.1%}  {row['seconds']:.1f} s  about {eta_s / 60:.1f} min left"
+            f"val {row['val_accuracy']:.1%}  {row['seconds']:.1f} s" + (f"  {about(eta_s)} left" if eta_s else "")
         )
         if tensorboard:
             if writer is None:  # of an earlier process's scalars those from here on are trained again
@@ -360,6 +377,8 @@ def _train_and_score(
         f"{len(inputs.splits['train'])} clips at {inputs.size[0]}x{inputs.size[1]} on {device}, recipe {recipe.name}",
         soft_wrap=True,
     )
+    for line in described(recipe):
+        console.print(line, markup=False, soft_wrap=True)
     with ExitStack() as stack:
         try:
             _, val = train_recorded(
@@ -368,7 +387,7 @@ def _train_and_score(
                 keep_checkpoints=True,
                 resume=resume,
                 on_epoch=say,
-                check=check,
+                check=under_way,
                 say=lambda line: console.print(line, markup=False, soft_wrap=True),
             )
         except Exception as error:
@@ -582,9 +601,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _print_scores(run: Run) -> None:
-    config, test = run.config, run.scores or {}
+    config, test, final = run.config, run.scores or {}, run.final
     data = config["data"]
-    title = f"{config['architecture']} on {data['name']}" + (" (synthetic data)" if data["synthetic"] else "")
+    title = f"{final['architecture']} on {data['name']}" + (" (synthetic data)" if data["synthetic"] else "")
     console = open_console()
     val = run.metrics()[-1]["val_accuracy"]
     console.print(
@@ -593,12 +612,16 @@ def _print_scores(run: Run) -> None:
         f"val {val:.1%}",
         soft_wrap=True,
     )
+    for line in _became(run):
+        console.print(line, soft_wrap=True)
     if "tta" in test:
         tta = test["tta"]
         console.print(
             f"the same over {tta['draws']} draws of masks: {tta['accuracy']:.1%} (log loss {tta['log_loss']:.3f})"
         )
     for heading, rows in (("scene", test["per_scene"]), ("recorder", test["per_recorder"])):
+        if not any(rows):  # a single row without a name
+            continue
         table = Table(heading, "test accuracy")
         worst_first = sorted(rows.items(), key=lambda item: item[1])
         for name, accuracy in worst_first[:_TABLE_ROWS]:
@@ -609,6 +632,24 @@ def _print_scores(run: Run) -> None:
     if test["unseen"] is not None and test["seen"] is not None:
         console.print(f"recorders of the training set {test['seen']:.1%}, others {test['unseen']:.1%}")
     console.print(f"everything is in {run.path}")
+
+
+def _became(run: Run) -> Iterator[str]:
+    """What the training made of the network that it began with, and who taught it, a line each; none of a plain training."""
+    config, final, test = run.config, run.final, run.scores or {}
+    if steps := final.get("steps"):
+        yield (
+            f"pruned in {len(steps)} step{'s' * (len(steps) > 1)} from {config['architecture']}: {config['params']:,} params became "
+            f"{final['params']:,}, {config['macs'] / 1e6:,.1f} M MACs became {final['macs'] / 1e6:,.1f} M"
+        )
+    if precision := final.get("precision"):
+        floats = final["float32"]
+        yield (
+            f"{precision}: these scores are the int8 network's, {final['param_bytes']:,} bytes of params; the float32 weights that it was made of "
+            f"have test {test['float32']['accuracy']:.1%}, val {floats['val_accuracy']:.1%}, and decide alike on {floats['agreement']:.1%} of val"
+        )
+    if teachers := config["recipe"].get("teachers"):
+        yield f"taught by {', '.join(teachers)}"
 
 
 def _summary(runs: list[Run]) -> dict[str, Any]:
