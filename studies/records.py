@@ -86,7 +86,9 @@ class StudyRecords:
 
     def front(self) -> pd.DataFrame:
         """The trials that no other one beats in val accuracy, params and MACs at once, by falling accuracy."""
-        return front(self.trials())
+        found = front(self.trials())
+        # Trials without costs (queued, interrupted) make floats of the columns; those on a front have theirs.
+        return found.astype({"params": int, "macs": int})
 
     def rungs(self) -> pd.DataFrame:
         """What each trial scored on the way (val accuracy, 0 to 1): a row a trial, by its number, a column a rung, by its clips. No columns in a

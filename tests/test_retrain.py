@@ -91,6 +91,13 @@ def test_a_long_epoch_says_how_far_it_is(
     assert "0.0 min" not in said
 
 
+def test_a_study_that_is_not_there_is_named_with_those_that_are(own_study: Path) -> None:
+    with pytest.raises(UserError, match=r"no study 'tinny' in .*; known: \['tiny'\]"):
+        main(["--study", "tinny", "--trial", "1", "--runs", str(own_study)])
+    with pytest.raises(UserError, match="study 'tiny' has no trained trial 77"):
+        main(["--study", "tiny", "--trial", "77", "--runs", str(own_study)])
+
+
 def test_steps_of_no_pruning_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
     options = ["--architecture", "dssdn_c8-12_r0.5_sc_h16", "--data", str(tiny_folder), "--runs", str(tmp_path)]
     with pytest.raises(UserError, match=r"--prune-steps 8 is about --prune; give --prune 0\.5 as well"):

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import tiny_arguments
 
@@ -45,6 +46,24 @@ def test_the_command_to_train_one_fully_leaves_the_length_to_the_recipe(
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "trainers.retrain" in line]
     assert line.startswith("train one fully: python -m trainers.retrain --study tiny --trial ")
     assert "--epochs" not in line
+
+
+def test_params_stay_whole_numbers_beside_a_trial_without_any(
+    own_study: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = open_study("tiny", own_study)
+    study._study.enqueue_trial({})  # as an interrupted study leaves one
+    assert study.trials()["params"].dtype == float
+    assert all(isinstance(row["params"], int) for row in study.front().to_dict("records"))
+    assert main([*tiny_arguments(tiny_folder, own_study), "--json"]) == 0
+    assert all(
+        isinstance(row[cost], int)
+        for row in json.loads(capsys.readouterr().out)["front"]
+        for cost in ("params", "macs")
+    )
+    assert pd.read_csv(own_study / "tiny" / "front.csv")["params"].dtype == int
+    assert main(tiny_arguments(tiny_folder, own_study)) == 0
+    assert f"{study.front()['params'].iloc[0]:,} " in capsys.readouterr().out
 
 
 def test_a_config_file_holds_any_option_and_flags_win(

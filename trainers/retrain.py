@@ -50,9 +50,11 @@ from trainers.runs import (
     check_seed,
     clear_temporaries,
     held,
+    is_study_name,
     network_folder,
     provenance,
     retrain_folder,
+    study_folder,
     trial_folder,
 )
 from trainers.teachers import get_ready, taught
@@ -228,6 +230,9 @@ def _candidate(
             raise UserError(f"--{name} goes with --architecture; a trial is trained on its study's data")
     run = Run(trial_folder(runs, study, trial))
     if not (run.path / "run.json").exists():
+        if not (folder := study_folder(runs, study)).is_dir():
+            known = sorted(path.parent.name for path in runs.glob("*/trials") if is_study_name(path.parent.name))
+            raise UserError(f"no study {study!r} in {runs} ({folder} is not there); known: {known}")
         raise UserError(
             f"study {study!r} has no trained trial {trial}: {run.path} holds no run. Where another machine trained it and the study keeps "
             f"artifacts, `python -m studies.export {run.path} --to card` fetches it"
