@@ -26,9 +26,10 @@ from studies.charts import duration, write_html
 from studies.fronts import front_figure
 from studies.interrupts import interrupt
 from studies.records import StudyRecords
-from studies.search import Search, SearchOptions, Told
+from studies.search import Search, SearchOptions, Told, planned
 from studies.storage import DATABASE_ERRORS
-from trainers.datasets import DEFAULT_FOLD
+from trainers.datasets import DEFAULT_FOLD, Dataset
+from trainers.features import FrontEnd
 from trainers.loop import resolve_device, rung_clips
 from trainers.opening import bars, open_data
 from trainers.teachers import get_ready
@@ -54,7 +55,11 @@ def main(argv: list[str] | None = None) -> int:
 
     chosen = SearchOptions(**options)
     began = time.monotonic()
-    dataset, features = open_data(console, source, subset, fold)
+
+    def early(dataset: Dataset, front_end: FrontEnd, size: tuple[int, int]) -> None:
+        planned(chosen, len(dataset.classes), front_end, size)
+
+    dataset, features = open_data(console, source, subset, fold, early)
 
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)

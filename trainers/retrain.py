@@ -36,7 +36,7 @@ from trainers.changes import check_changeable, check_changes
 from trainers.clips import record_name
 from trainers.config import DEFAULT_RECIPE, RECIPES, Recipe
 from trainers.datasets import DEFAULT_FOLD, Dataset
-from trainers.features import Features
+from trainers.features import Features, FrontEnd
 from trainers.inputs import Inputs, data_record, load_inputs
 from trainers.loop import Diverged, Stopped, precision, predictions, resolve_device, seeded_model
 from trainers.memory import is_memory_full
@@ -146,6 +146,11 @@ def retrain(
     )
     if tensorboard:
         _summary_writer()
+
+    def early(dataset: Dataset, front_end: FrontEnd, size: tuple[int, int]) -> None:
+        """A network that can not become what it is to is told before log-mels are made."""
+        check_changeable(network, chosen, size, len(dataset.classes), epochs * len(dataset.splits.train))
+
     if architecture is None:
         candidate = _candidate(runs, study, trial, data, subset, fold)
         check_runs(runs)
@@ -162,14 +167,14 @@ def retrain(
             )
 
         def open_subject() -> Subject:
-            return Subject(network, *reopen_data(console, candidate["data"]), study, trial)
+            return Subject(network, *reopen_data(console, candidate["data"], early), study, trial)
     else:
         if study is not None or trial is not None:
             raise UserError("name a network by --study and --trial, or by --architecture and --data, not by both")
         check_network(architecture)
         check_runs(runs)
         network = recorded(architecture)
-        named = Subject(network, *open_data(console, data, subset, DEFAULT_FOLD if fold is None else fold))
+        named = Subject(network, *open_data(console, data, subset, DEFAULT_FOLD if fold is None else fold, early))
         digest = named.features.digest
         run = Run(network_folder(runs, _data_name(named.dataset), named.preset or network, chosen.label, epochs, seed))
 
