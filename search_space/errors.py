@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -14,9 +15,19 @@ class UserError(ValueError):
     """Input that breaks a rule: the message names the rule, the value and the fix, and is shown without a traceback."""
 
 
-def unknown(kind: str, value: object, known: Iterable[object]) -> UserError:
-    """The error for a name that is not in a list: quotes the value and every known name."""
-    return UserError(f"unknown {kind} {value!r}; known: {sorted(map(str, known))}")
+def unknown(kind: str, value: object, known: Iterable[object], besides: str = "") -> UserError:
+    """The error for a name that is not in a list: quotes the value, the known name that is most like it, every known name, and what may stand `besides`."""
+    names = sorted(map(str, known))
+    return UserError(
+        f"unknown {kind} {value!r}; {meant(value, names)}known: {names}{f', or {besides}' if besides else ''}"
+    )
+
+
+def meant(value: object, known: Iterable[object]) -> str:
+    """The question whether the known name most like the value was meant, with a space behind it; empty where none is like it."""
+    by_small = {str(name).lower(): str(name) for name in known}
+    near = difflib.get_close_matches(str(value).lower(), by_small, n=1)
+    return f"did you mean {by_small[near[0]]!r}? " if near else ""
 
 
 def open_console(stderr: bool = False) -> Console:

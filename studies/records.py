@@ -22,7 +22,7 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from search_space.errors import UserError
+from search_space.errors import UserError, meant
 from search_space.space import get_space
 from studies import owners
 from studies.analysis import front
@@ -143,8 +143,9 @@ def open_study(name: str, runs: Path | str = "runs", storage: str | None = None)
     path = study_folder(runs, name)
     if storage is None and not (path / JOURNAL).exists():
         if not (path / ADDRESS).exists():
+            known = list_studies(runs)
             raise UserError(
-                f"no study {name!r} in {runs}; known: {list_studies(runs)}; `python -m studies.run --study {name}` makes one"
+                f"no study {name!r} in {runs}; {meant(name, known)}known: {known}; `python -m studies.run --study {name}` makes one"
             )
         storage = (path / ADDRESS).read_text("utf-8").strip()
     try:

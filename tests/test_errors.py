@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.table import Table
 
-from search_space.errors import open_console
+from search_space.errors import open_console, unknown
 
 
 def test_text_that_looks_like_markup_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,3 +17,18 @@ def test_text_that_looks_like_markup_is_printed_as_it_is(capsys: pytest.CaptureF
     console.print(table)
     said = capsys.readouterr().out
     assert all(f"{what} {name}" in said for what in ("line", "title", "cell"))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (
+            "dssdn-smal",
+            "unknown network 'dssdn-smal'; did you mean 'dssdn-small'? known: ['bc-resnet', 'dssdn-small'], or a notation",
+        ),
+        ("DSSDN-Small", "unknown network 'DSSDN-Small'; did you mean 'dssdn-small'? known: "),
+        ("alexnet", "unknown network 'alexnet'; known: ['bc-resnet', 'dssdn-small'], or a notation"),
+    ],
+)
+def test_an_unknown_name_is_asked_back_where_one_is_like_it(value: str, said: str) -> None:
+    assert str(unknown("network", value, {"dssdn-small", "bc-resnet"}, "a notation")).startswith(said)

@@ -80,7 +80,7 @@ def test_a_config_file_holds_any_option_and_flags_win(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("trails = 4", "unknown option in .*'trails'; known"),
+        ("trails = 4", "unknown option in .*'trails'; .*known"),
         ("trials = ", "is not valid TOML"),
         ('trials = "many"', "trials = 'many'"),
         ("trials = true", "trials can not be True"),

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from search_space.comparators import COMPARATORS
 from search_space.complexity import count_network
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import UserError, meant, open_console, run_command
 from search_space.presets import check_network, preset_name, recorded, resolve
 from trainers.changes import check_changeable, check_changes
 from trainers.clips import record_name
@@ -237,7 +237,9 @@ def _candidate(
     if not (run.path / "run.json").exists():
         if not (folder := study_folder(runs, study)).is_dir():
             known = sorted(path.parent.name for path in runs.glob("*/trials") if is_study_name(path.parent.name))
-            raise UserError(f"no study {study!r} in {runs} ({folder} is not there); known: {known}")
+            raise UserError(
+                f"no study {study!r} in {runs} ({folder} is not there); {meant(study, known)}known: {known}"
+            )
         raise UserError(
             f"study {study!r} has no trained trial {trial}: {run.path} holds no run. Where another machine trained it and the study keeps "
             f"artifacts, `python -m studies.export {run.path} --to card` fetches it"
