@@ -344,7 +344,7 @@ def _print_tables(rows: list[dict[str, Any]], results: list[Result], setting: Se
     notes: dict[str, int] = {}
     for table, heading in _HEADINGS.items():
         console.print(f"\n{heading}", style="bold")
-        console.print(_table([row for row in rows if row["table"] == table], notes))
+        console.print(_table([row for row in rows if row["table"] == table], notes, setting))
     for text, number in notes.items():
         console.print(f"[{number}] {text}", markup=False)
     console.print(
@@ -366,14 +366,16 @@ def _print_tables(rows: list[dict[str, Any]], results: list[Result], setting: Se
         console.print(f"Also recorded, not shown: {'; '.join(others)} (--dataset NAME).", markup=False)
 
 
-def _table(rows: list[dict[str, Any]], notes: dict[str, int]) -> Table:
+def _table(rows: list[dict[str, Any]], notes: dict[str, int], setting: Setting | None) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE)
     table.add_column("network", no_wrap=True)
-    for heading in ("params printed", "ours", "dev", "MACs printed", "ours", "dev", "acc. printed", "ours"):
+    printed = f"acc. printed\nTAU{'' if any(row['table'] == OTHERS for row in rows) else ' 2020'}"
+    mine = "ours" if setting is None else f"ours\n{setting.dataset}"
+    for heading in ("params printed", "ours", "dev", "MACs printed", "ours", "dev", printed, mine):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         published, ours, deviation, result = (row[key] for key in ("published", "ours", "deviation", "result"))

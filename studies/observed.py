@@ -474,7 +474,7 @@ def effects_report(records: StudyRecords) -> dict[str, Any]:
     try:
         found = study_effects(trials, choices)
     except UserError as error:
-        named = str(error).replace("--study NAME --trials N", f"--study {records.name} --trials N{place}")
+        named = str(error).replace("python -m studies.run --study NAME --trials N", records.going_on())
         raise UserError(named) from error
     states = trials["state"].value_counts()
     best = int(analysis.front(trials)["trial"].iloc[0])

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     if len(complete) < _FEWEST:
         raise UserError(
             f"study {records.name!r} has {len(complete)} complete trials, and ranks take at least {_FEWEST}; go on with "
-            f"`python -m studies.run --study {records.name}` first"
+            f"`{records.going_on()}` first"
         )
     rows = complete.iloc[stratified(complete["val_accuracy"], complete["macs"], options.networks)]
     rows = rows.sort_values("trial", ignore_index=True)

@@ -84,6 +84,24 @@ class StudyRecords:
                 return word.partition("=")[2]
         return None
 
+    def going_on(self) -> str:
+        """The command that goes on with the study to more networks, but for their number N: the one that made it, with its data and its space."""
+        words = shlex.split(str(self.info["provenance"].get("command", "")))
+        if "studies.run" not in words:  # another program's: what is known is said
+            data = self.info["data"]
+            words = ["python", "-m", "studies.run", "--study", self.name, "--data", data["source"]]
+            words += ["--subset", data["subset"]] if data["subset"] else []
+            words += ["--fold", str(data["fold"]), "--space", self.info["space"]["name"]]
+        kept, once = [], iter(words)
+        for word in once:
+            if word == "--trials":
+                next(once, None)
+            elif word != "--json" and not word.startswith("--trials="):
+                kept.append(word)
+        if self.path.parent != Path("runs") and not {"--runs", "--config"} & set(kept):  # it has moved
+            kept += ["--runs", str(self.path.parent)]
+        return f"{shlex.join(kept)} --trials N"
+
     def front(self) -> pd.DataFrame:
         """The trials that no other one beats in val accuracy, params and MACs at once, by falling accuracy."""
         found = front(self.trials())

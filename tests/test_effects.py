@@ -323,7 +323,8 @@ class TestCommand:
     def test_few_trials_and_another_space_are_refused(self, tmp_path: Path) -> None:
         write_study(tmp_path, 16)
         with pytest.raises(
-            UserError, match=r"take at least 20 complete trials, and there are 14.*--study made --trials N"
+            UserError,
+            match=r"take at least 20 complete trials, and there are 14.*--study made --sampler tpe --runs .* --trials N",
         ):
             effects.main(["--study", "made", "--runs", str(tmp_path)])
 

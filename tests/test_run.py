@@ -66,6 +66,17 @@ def test_params_stay_whole_numbers_beside_a_trial_without_any(
     assert f"{study.front()['params'].iloc[0]:,} " in capsys.readouterr().out
 
 
+def test_going_on_is_the_studys_own_command(tiny_study: tuple[Path, str]) -> None:
+    study = open_study(tiny_study[1], tiny_study[0])
+    made = "python -m studies.run --data 'my folder' --trials 4 --runs runs --space dssdn-wide --json"
+    study.info["provenance"]["command"] = made
+    assert study.going_on() == "python -m studies.run --data 'my folder' --runs runs --space dssdn-wide --trials N"
+    study.info["provenance"]["command"] = "python -m pytest"
+    assert study.going_on().startswith(
+        f"python -m studies.run --study tiny --data {study.info['data']['source']} --fold 5"
+    )
+
+
 def test_a_config_file_holds_any_option_and_flags_win(
     own_study: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
