@@ -169,7 +169,7 @@ class TestCommand:
         report = json.loads(said.out)
         assert report["seeds"] == [1, 2, 3]
         assert all(len(of["val"]) == 3 for of in report["networks"])
-        assert f"{len(report['networks']) + 1} runs to train with 1 worker(s): about" in said.err
+        assert f"{len(report['networks']) + 1} runs to train with 1 worker: " in said.err
         assert {path: path.stat().st_mtime_ns for path in kept if path != lost} == {
             path: time for path, time in kept.items() if path != lost
         }

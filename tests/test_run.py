@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,27 @@ def test_params_stay_whole_numbers_beside_a_trial_without_any(
     assert pd.read_csv(own_study / "tiny" / "front.csv")["params"].dtype == int
     assert main(tiny_arguments(tiny_folder, own_study)) == 0
     assert f"{study.front()['params'].iloc[0]:,} " in capsys.readouterr().out
+
+
+def test_times_name_the_workers_and_the_calls(
+    own_study: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("studies.run._FRONT_ROWS", 1)
+    more = [*tiny_arguments(tiny_folder, own_study), "--workers", "2", "--trials", "5"]
+    assert main(more) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(
+        r"1 networks to train by 2 workers of \d+ threads?, less than 10 s for each on one worker: less than 10 s in all",
+        said,
+    )
+    study = open_study("tiny", own_study)
+    trained = sum(study.trials()["seconds"].dropna())
+    assert re.search(r"this call took \d+ s all trainings of the study, over all calls and workers: \d+ s", said)
+    assert f"workers: {round(trained)} s" in said
+    assert " more in " not in said  # for a few rows the table does not break off
+    monkeypatch.setattr("studies.run._FEW_MORE", 0)
+    assert main(more) == 0
+    assert f"and {len(study.front()) - 1} more in " in capsys.readouterr().out
 
 
 def test_going_on_is_the_studys_own_command(tiny_study: tuple[Path, str]) -> None:
