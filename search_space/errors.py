@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,6 +14,21 @@ if TYPE_CHECKING:
 
 class UserError(ValueError):
     """Input that breaks a rule: the message names the rule, the value and the fix, and is shown without a traceback."""
+
+
+class Parser(ArgumentParser):
+    """A command's options. None may be abbreviated, for `--trial` would be taken for `--trials`; an error is one line, as a `UserError`'s."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("allow_abbrev", False)
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        """End with 2: the message, the option that an unknown one is most like, and where all are listed."""
+        words = message.partition("unrecognized arguments: ")[2].split()
+        options = [name for action in self._actions for name in action.option_strings]
+        hint = meant(words[0].partition("=")[0], options) if words and words[0].startswith("-") else ""
+        self.exit(2, f"error: {message}; {hint}{self.prog} --help lists all options\n")
 
 
 def unknown(kind: str, value: object, known: Iterable[object], besides: str = "") -> UserError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search_space.comparators import COMPARATORS, Published
 from search_space.complexity import count_network, parse_input
-from search_space.errors import UserError, open_console, run_command, unknown
+from search_space.errors import Parser, UserError, open_console, run_command, unknown
 from search_space.presets import NETWORKS
 
 if TYPE_CHECKING:
@@ -282,7 +281,7 @@ def _row(table: str, name: str, result: Result | None) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command: tables for people, or with `--json` one JSON document on stdout."""
-    parser = argparse.ArgumentParser(prog="python -m search_space.tables", description=__doc__)
+    parser = Parser(prog="python -m search_space.tables", description=__doc__)
     parser.add_argument(
         "--dataset", metavar="NAME", help="show our accuracies on this data set (default: the one with most)"
     )

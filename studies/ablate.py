@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from search_space.families import Network
 from search_space.presets import resolve
 from studies import contrasts
@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m studies.ablate", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m studies.ablate", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("--base", help="a network by name or notation (default: dssdn-middle; of --preset table2 dssdn-large)")
     add(

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from search_space.complexity import Cost, count_network
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from search_space.presets import check_network
 from search_space.tables import RESULTS, record_result
 from studies.grid import Planned, check_budget, choose_hands, train_all, unfinished
@@ -158,7 +158,7 @@ def _length(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m studies.compare", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m studies.compare", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     names = ",".join(DEFAULT_NETWORKS)
     add("--networks", default=names, metavar="A,B", help=f"names or notations (default: {names})")

@@ -26,7 +26,7 @@ import pandas as pd
 import psutil
 from rich.console import Console
 
-from search_space.errors import UserError, open_console, run_command, unknown
+from search_space.errors import Parser, UserError, open_console, run_command, unknown
 from studies.card import bullets, card
 from studies.records import ADDRESS, open_study
 from studies.storage import JOURNAL
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m studies.export",
         description=(__doc__ or "").split("\n")[0],
     )

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from rich.console import Console
 from rich.table import Table
 
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from studies.grid import check_budget
 from studies.interrupts import interrupt
 from studies.replication import Replication, add_arguments, checked, other_seeds
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m studies.fidelity", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m studies.fidelity", description=(__doc__ or "").split("\n")[0])
     add_arguments(parser)
     add = parser.add_argument
     add("--networks", type=int, default=16, help="how many of the study's complete trials (default: 16)")

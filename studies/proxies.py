@@ -19,7 +19,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from studies.fidelity import stratified
 from studies.records import open_study
 from studies.statistics import kendall, spearman
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m studies.proxies", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m studies.proxies", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("--study", required=True, metavar="NAME", help="the study")
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)")

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from search_space.complexity import parse_input
-from search_space.errors import UserError, open_console, run_command, unknown
+from search_space.errors import Parser, UserError, open_console, run_command, unknown
 from studies.analysis import clips_seen, hypervolume_course, hypervolume_of
 from studies.candidates import SAMPLERS
 from studies.charts import duration, write_html
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     defaults = SearchOptions()
-    parser = argparse.ArgumentParser(prog="python -m studies.run", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m studies.run", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add(
         "--trials",

@@ -6,7 +6,6 @@ scales), int8.json (what is printed) and, where onnx and onnxruntime are install
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from rich.table import Table
 from torch import nn
 
 from search_space.complexity import count_network
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from trainers import programs
 from trainers.inputs import load_inputs
 from trainers.loop import predictions
@@ -85,7 +84,7 @@ def quantise(run: Run, console: Console) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m trainers.quantise", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m trainers.quantise", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("run", type=Path, metavar="RUN", help="a finished run's folder")
     parser.add_argument(
         "--how", choices=["ptq"], default="ptq", help="after training; in training is --precision of trainers.retrain"

@@ -6,7 +6,6 @@ chosen by a score), test scored once at the end, by the weights as they were rea
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import errno
@@ -30,7 +29,7 @@ from rich.table import Table
 
 from search_space.comparators import COMPARATORS
 from search_space.complexity import count_network
-from search_space.errors import UserError, meant, open_console, run_command
+from search_space.errors import Parser, UserError, meant, open_console, run_command
 from search_space.presets import check_network, preset_name, recorded, resolve
 from trainers.changes import check_changeable, check_changes
 from trainers.clips import record_name
@@ -548,7 +547,7 @@ def _write_scalars(writer: Any, row: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m trainers.retrain", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m trainers.retrain", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("--study", metavar="NAME", help="the study that found the network")
     add("--trial", type=int, help="the trial whose network is trained")
