@@ -92,7 +92,7 @@ def test_a_long_epoch_says_how_far_it_is(
 
 
 def test_a_study_that_is_not_there_is_named_with_those_that_are(own_study: Path) -> None:
-    with pytest.raises(UserError, match=r"no study 'tinny' in .*; known: \['tiny'\]"):
+    with pytest.raises(UserError, match=r"no study 'tinny' in .*; did you mean 'tiny'\? known: \['tiny'\]"):
         main(["--study", "tinny", "--trial", "1", "--runs", str(own_study)])
     with pytest.raises(UserError, match="study 'tiny' has no trained trial 77"):
         main(["--study", "tiny", "--trial", "77", "--runs", str(own_study)])
