@@ -7,7 +7,6 @@ best. The first epoch warms up and is not counted. On a CPU name few `--clips`.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import sys
@@ -19,7 +18,7 @@ from rich.table import Table
 
 from benchmarks.speed import copy_bandwidth, floors_ms, machine, matmul_rate
 from search_space.complexity import parse_input
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from search_space.families import only_dssdn
 from search_space.presets import resolve
 from trainers.clips import Clip
@@ -79,7 +78,7 @@ def measure(
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.epoch", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.epoch", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--network", default="dssdn-large", help="a name or a notation (default: dssdn-large)")
     parser.add_argument("--input", metavar="TxF", default="431x256", help="(default: 431x256)")
     parser.add_argument("--clips", type=int, default=TAU_CLIPS, help=f"generated (default: {TAU_CLIPS})")

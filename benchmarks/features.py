@@ -8,7 +8,6 @@ which does not count, brings the files into memory: the speed of the disk that t
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -31,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.speed import copy_bandwidth, matmul_rate
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from trainers.datasets import FolderDataset, open_dataset
 from trainers.features import FrontEnd, describe, front_end_for, prepare
 from trainers.runs import available_cores
@@ -138,7 +137,7 @@ def _decode(path: Path) -> NDArray[np.float32]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.features", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.features", description=(__doc__ or "").split("\n")[0])
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--data", metavar="FOLDER", help="recordings, as in studies.run (default: noise in TAU's format)"

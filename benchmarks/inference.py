@@ -6,7 +6,6 @@ Milliseconds are of one clip. The reference has the allocator as it comes; `refe
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from rich.table import Table
 from benchmarks.reference import reference
 from benchmarks.speed import Side, copy_bandwidth, floors_ms, in_turn, machine, matmul_rate
 from search_space.complexity import parse_input
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from search_space.families import only_dssdn
 from search_space.inference import inference_form
 from search_space.model import Dssdn, build_model
@@ -47,7 +46,7 @@ def answer(side: str, network: str, size: tuple[int, int], batch: int) -> Callab
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.inference", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--network", default="dssdn-large", help="a name or a notation (default: dssdn-large)")
     parser.add_argument("--input", metavar="TxF", help="one input instead of the four cases")
     parser.add_argument("--batch", type=int, help="clips asked at once")

@@ -6,7 +6,6 @@ do with them: opening the study to go on, asking for one network, loading it to 
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -27,7 +26,7 @@ from rich.table import Table
 from benchmarks.speed import machine
 from benchmarks.stand_in import no_estimate, open_empty_pool, postgresql, sleep_instead_of_training, write_noise
 from search_space.complexity import count
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from search_space.presets import PRESETS
 from studies import open_study
 from studies.analysis import hypervolume_of
@@ -154,9 +153,7 @@ def measure(data: Path, runs: Path, storage: str | None, trials: int, space: str
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.large_study", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = Parser(prog="python -m benchmarks.large_study", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--trials", type=int, default=10_000, help="recorded trials (default: 10000)")
     parser.add_argument("--space", default="dssdn-blocks", help="that they are drawn from (default: dssdn-blocks)")
     parser.add_argument("--asks", type=int, default=3, help="networks asked for (default: 3)")

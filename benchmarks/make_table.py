@@ -6,7 +6,6 @@ its training ends, so the same command goes on after a kill; the finished table 
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
@@ -24,7 +23,7 @@ from typing import Any
 import pandas as pd
 
 from search_space.complexity import count
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from search_space.space import Choice, Space
 from studies.analysis import Signal, signal
 from studies.run import count_of, size_of
@@ -63,7 +62,7 @@ SPACE = _SmallSpace(
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.make_table", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.make_table", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", metavar="FOLDER", help="as in studies.run")
     parser.add_argument("--subset", help="as in studies.run")
     parser.add_argument("--fold", type=int, default=DEFAULT_FOLD, help="as in studies.run")

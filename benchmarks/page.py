@@ -12,7 +12,6 @@ The study is made up (`benchmarks.large_study`): three in ten of its trials comp
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -40,7 +39,7 @@ from benchmarks.large_study import _distribution, make_search, record, without_f
 from benchmarks.speed import machine
 from benchmarks.stand_in import write_noise
 from search_space.complexity import count
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from search_space.space import get_space
 from studies import open_study
 from studies.owners import owner
@@ -254,7 +253,7 @@ def _cpu_s(process: psutil.Process) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.page", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("--trials", type=int, default=10_000, help="of the made-up study (default: 10000)")
     add("--opens", type=int, default=3, help="how often the page is opened again (default: 3)")

@@ -7,7 +7,6 @@ in `runs/recipes-<data>/<recipe>-s<seed>`.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import statistics
@@ -18,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from search_space.errors import UserError, open_console, run_command, unknown
+from search_space.errors import Parser, UserError, open_console, run_command, unknown
 from search_space.presets import check_network
 from studies.grid import Planned, choose_hands, train_all, unfinished
 from studies.run import size_of
@@ -54,7 +53,7 @@ def recipe_of(name: str) -> Recipe:
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.recipes", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.recipes", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("--data", metavar="FOLDER", help="as in studies.run")
     add("--subset", help="as in studies.run")

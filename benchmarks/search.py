@@ -7,7 +7,6 @@ candidates share one seed; what it ended with fully trained is judged by the mea
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import json
 import random
@@ -28,7 +27,7 @@ from optuna.trial import Trial, TrialState
 from rich.table import Table as Printed
 
 from benchmarks.make_table import SPACE, TABLES
-from search_space.errors import UserError, open_console, run_command, unknown
+from search_space.errors import Parser, UserError, open_console, run_command, unknown
 from search_space.families import Network
 from studies.analysis import OBJECTIVES, hypervolume_of
 from studies.candidates import Candidates, Caps, make_sampler
@@ -201,7 +200,7 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.search", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=int, default=30, help="replays of each strategy (default: 30)")
     parser.add_argument("--trials", type=int, default=50, help="networks in a replay (default: 50)")
     parser.add_argument("--table", help="one table alone (default: all of them)")

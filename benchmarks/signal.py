@@ -7,7 +7,6 @@ this ratio, not by the best accuracy.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import math
@@ -24,7 +23,7 @@ from rich.table import Table
 
 from search_space.architecture import Architecture
 from search_space.complexity import count
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from search_space.space import get_space
 from studies.analysis import signal
 from studies.run import count_of, size_of
@@ -48,7 +47,7 @@ def spread(input: tuple[int, int], n_classes: int, number: int) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.signal", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.signal", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", metavar="FOLDER", help="as in studies.run")
     parser.add_argument("--subset", help="as in studies.run")
     parser.add_argument("--fold", type=int, default=DEFAULT_FOLD, help="as in studies.run")

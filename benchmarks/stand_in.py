@@ -156,9 +156,9 @@ def coordinate(options: argparse.Namespace, say: Callable[[str], None]) -> dict[
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    from search_space.errors import open_console
+    from search_space.errors import Parser, open_console
 
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stand_in", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.stand_in", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="FOLDER", help="any small data set; nothing is learned from it")
     add("--study", default="stand-in", metavar="NAME")

@@ -8,7 +8,6 @@ K classes, n clips, F mel bins.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from torch.nn.functional import cross_entropy
 
-from search_space.errors import open_console, run_command
+from search_space.errors import Parser, open_console, run_command
 from search_space.presets import resolve
 from studies.run import size_of
 from trainers.config import default_train_input, get_recipe
@@ -80,7 +79,7 @@ def network(
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.synthetic_data", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.synthetic_data", description=__doc__)
     parser.add_argument("--network", default="dssdn-small", help="preset or notation (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=10, help="passes over train (default: %(default)s)")
     parser.add_argument("--train-input", type=size_of, help="frames x mels (default: a candidate's)")

@@ -7,7 +7,6 @@ matrix products, measured in the same run, leave at best.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import statistics
@@ -23,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.reference import reference
 from benchmarks.speed import Side, copy_bandwidth, floors_ms, in_turn, machine, matmul_rate
 from search_space.complexity import parse_input
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from search_space.families import only_dssdn
 from search_space.model import Dssdn, build_model
 from search_space.presets import resolve
@@ -112,7 +111,7 @@ def sampled(number: int) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.train_step", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--network", default="dssdn-large", help="a name or a notation (default: dssdn-large)")
     parser.add_argument("--input", metavar="TxF", help="one input instead of the four")
     parser.add_argument("--batch", type=int, help="clips a step (default: 8 at 431x256, else 32)")

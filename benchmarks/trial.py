@@ -8,7 +8,6 @@ take if batches came from nowhere: the rest is data, augmentation, validation, f
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import random
@@ -26,7 +25,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from benchmarks.reference import reference
 from benchmarks.speed import Side, copy_bandwidth, floors_ms, in_turn, machine, matmul_rate
 from benchmarks.train_step import step
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from search_space.families import only_dssdn
 from search_space.model import Dssdn, build_model
 from search_space.presets import resolve
@@ -104,7 +103,7 @@ def trial(
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.trial", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.trial", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", metavar="FOLDER", help="as in studies.run")
     parser.add_argument("--subset", help="as in studies.run")
     parser.add_argument(

@@ -7,7 +7,6 @@ its own runs folder, that stand for two machines: both begin when both are ready
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from rich.table import Table
 
 from benchmarks.speed import machine
 from benchmarks.stand_in import postgresql, write_noise
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from studies import open_study
 
 _ROOT = Path(__file__).parent.parent
@@ -67,7 +66,7 @@ def measure(place: Path, storage: str | None, machines: int, workers: int, each:
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.workers", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.workers", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--workers", default="1,2,4,8", help="numbers of workers, 1 to 8 (default: 1,2,4,8)")
     parser.add_argument("--seconds", type=float, default=5.0, help="that a stand-in sleeps (default: 5)")
     parser.add_argument("--each", type=int, default=8, metavar="N", help="stand-ins a worker (default: 8)")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from typing import Any
 
 from search_space.comparators import COMPARATORS
 from search_space.complexity import BYTES, count_network, parse_input
-from search_space.errors import open_console, run_command
+from search_space.errors import Parser, open_console, run_command
 from search_space.families import FAMILIES, family_of
 from search_space.presets import DESCRIBED, NETWORKS, check_network, preset_name, resolve
 
@@ -42,7 +41,7 @@ def describe(network: str, input: tuple[int, int], n_classes: int) -> dict[str, 
 
 def main(argv: list[str] | None = None) -> int:
     """The command: a table for people, or with `--json` one JSON document on stdout."""
-    parser = argparse.ArgumentParser(prog="python -m search_space.describe", description=__doc__)
+    parser = Parser(prog="python -m search_space.describe", description=__doc__)
     parser.add_argument(
         "network", help=f"{', '.join((*DESCRIBED, *COMPARATORS))}, or a notation such as {NETWORKS['dssdn-large']}"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from search_space.architecture import EXAMPLE, Architecture
 from search_space.comparators import COMPARATORS
-from search_space.errors import UserError
+from search_space.errors import unknown
 from search_space.families import Network, is_notation, parse
 from search_space.mobile import mobile
 from search_space.related import bc_resnet, cp_resnet, tf_sepnet
@@ -59,8 +59,7 @@ DESCRIBED: dict[str, Network] = {**NETWORKS, **CP_MOBILE, **REP_MOBILE, **RELATE
 def check_network(network: str) -> None:
     """Raises `UserError` unless the text names a network that can be built: a described one, a comparator, or a notation."""
     if network not in COMPARATORS and network not in DESCRIBED and not is_notation(network):
-        known = sorted({*DESCRIBED, *COMPARATORS})
-        raise UserError(f"unknown network {network!r}; known: {known}, or a notation such as {EXAMPLE}")
+        raise unknown("network", network, {*DESCRIBED, *COMPARATORS}, f"a notation such as {EXAMPLE}")
     if network not in COMPARATORS:
         resolve(network)
 
@@ -75,7 +74,7 @@ def resolve(network: str | Network) -> Network:
     if network in DESCRIBED:
         return DESCRIBED[network]
     if not is_notation(network):
-        raise UserError(f"unknown network {network!r}; known: {sorted(DESCRIBED)}, or a notation such as {EXAMPLE}")
+        raise unknown("network", network, DESCRIBED, f"a notation such as {EXAMPLE}")
     return parse(network)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search_space.comparators import COMPARATORS, Published
 from search_space.complexity import count_network, parse_input
-from search_space.errors import UserError, open_console, run_command, unknown
+from search_space.errors import Parser, UserError, open_console, run_command, unknown
 from search_space.presets import NETWORKS
 
 if TYPE_CHECKING:
@@ -282,7 +281,7 @@ def _row(table: str, name: str, result: Result | None) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command: tables for people, or with `--json` one JSON document on stdout."""
-    parser = argparse.ArgumentParser(prog="python -m search_space.tables", description=__doc__)
+    parser = Parser(prog="python -m search_space.tables", description=__doc__)
     parser.add_argument(
         "--dataset", metavar="NAME", help="show our accuracies on this data set (default: the one with most)"
     )
@@ -344,7 +343,7 @@ def _print_tables(rows: list[dict[str, Any]], results: list[Result], setting: Se
     notes: dict[str, int] = {}
     for table, heading in _HEADINGS.items():
         console.print(f"\n{heading}", style="bold")
-        console.print(_table([row for row in rows if row["table"] == table], notes))
+        console.print(_table([row for row in rows if row["table"] == table], notes, setting))
     for text, number in notes.items():
         console.print(f"[{number}] {text}", markup=False)
     console.print(
@@ -366,14 +365,16 @@ def _print_tables(rows: list[dict[str, Any]], results: list[Result], setting: Se
         console.print(f"Also recorded, not shown: {'; '.join(others)} (--dataset NAME).", markup=False)
 
 
-def _table(rows: list[dict[str, Any]], notes: dict[str, int]) -> Table:
+def _table(rows: list[dict[str, Any]], notes: dict[str, int], setting: Setting | None) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE)
     table.add_column("network", no_wrap=True)
-    for heading in ("params printed", "ours", "dev", "MACs printed", "ours", "dev", "acc. printed", "ours"):
+    printed = f"acc. printed\nTAU{'' if any(row['table'] == OTHERS for row in rows) else ' 2020'}"
+    mine = "ours" if setting is None else f"ours\n{setting.dataset}"
+    for heading in ("params printed", "ours", "dev", "MACs printed", "ours", "dev", printed, mine):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         published, ours, deviation, result = (row[key] for key in ("published", "ours", "deviation", "result"))

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from search_space.families import Network
 from search_space.presets import resolve
 from studies import contrasts
@@ -37,6 +37,7 @@ from studies.records import open_study
 from studies.run import count_of, size_of
 from studies.search import check_train_input
 from studies.variants import Factor, Grid, Setting, Variant, choose, factorial, factors, one_change, table2
+from trainers.changes import check_changeable
 from trainers.clips import DEFAULT_FOLD
 from trainers.config import RECIPES, Recipe, default_budget, default_train_input, short
 from trainers.datasets import Dataset, open_dataset
@@ -61,13 +62,22 @@ def main(argv: list[str] | None = None) -> int:
         return _list(console, network, recipe, source, subset, options.json)
 
     hands = choose_hands(options.workers, options.device)
-    dataset, features = open_data(console, source, subset, _first_fold(options.folds))
+
+    def early(dataset: Dataset, front_end: FrontEnd, size: tuple[int, int]) -> None:
+        """Everything that needs no log-mel, so that a slip is told before they are made."""
+        base = Setting(network, recipe, _numbers(front_end))
+        variants, *_ = _variants(options, base, dataset)
+        budget, train_input = _length(options, recipe, dataset, size, of_study)
+        check_train_input(train_input, size)
+        check_budget(budget, recipe.batch_size)
+        for setting in (base, *(variant.setting for variant in variants)):
+            check_changeable(setting.network, setting.recipe, train_input, len(dataset.classes), budget)
+
+    dataset, features = open_data(console, source, subset, _first_fold(options.folds), early)
     base = Setting(network, recipe, _numbers(features.front_end))
     variants, grid, skipped = _variants(options, base, dataset)
     folds = _open_folds(console, options.folds, source, subset, Fold(dataset.spec.fold, dataset, features))
     budget, train_input = _length(options, recipe, dataset, features.size, of_study)
-    check_train_input(train_input, features.size)
-    check_budget(budget, recipe.batch_size)
     name = options.name or re.sub(r"[^A-Za-z0-9._-]+", "-", f"ablate-{dataset.name}")[:64]
     ablation = Ablation(
         folder=study_folder(options.runs, name),
@@ -101,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m studies.ablate", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m studies.ablate", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("--base", help="a network by name or notation (default: dssdn-middle; of --preset table2 dssdn-large)")
     add(

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from search_space.complexity import Cost, count_network
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from search_space.presets import check_network
 from search_space.tables import RESULTS, record_result
 from studies.grid import Planned, check_budget, choose_hands, train_all, unfinished
@@ -30,6 +30,7 @@ from studies.search import check_train_input
 from trainers.clips import DEFAULT_FOLD
 from trainers.config import UNTAUGHT, Recipe, default_budget, default_train_input, get_untaught, short
 from trainers.datasets import Dataset
+from trainers.features import FrontEnd
 from trainers.inputs import data_record
 from trainers.opening import open_data
 from trainers.runs import Run, held, now, provenance, study_folder
@@ -98,7 +99,13 @@ def main(argv: list[str] | None = None) -> int:
     if options.seeds < 1:
         raise UserError(f"--seeds is at least 1, not {options.seeds}")
     recipe, hands = get_untaught(options.recipe), choose_hands(options.workers, options.device)
-    dataset, features = open_data(console, options.data, options.subset, options.fold)
+
+    def early(dataset: Dataset, front_end: FrontEnd, size: tuple[int, int]) -> None:
+        budget, train_input = _length(options, recipe, dataset, size)
+        check_train_input(train_input, size)
+        check_budget(budget, recipe.batch_size)
+
+    dataset, features = open_data(console, options.data, options.subset, options.fold, early)
     budget, train_input = _length(options, recipe, dataset, features.size)
     comparison = Comparison(
         folder=study_folder(options.runs, options.name or f"compare-{dataset.name}"),
@@ -110,8 +117,6 @@ def main(argv: list[str] | None = None) -> int:
         costs={name: count_network(name, features.size, len(dataset.classes)) for name in networks},
         seeds=options.seeds,
     )
-    check_train_input(comparison.train_input, comparison.input)
-    check_budget(comparison.budget, recipe.batch_size)
     task = WorkerTask(
         *(dataset, features.digest, comparison.train_input, recipe, comparison.budget, hands.threads),
         score_test=True,
@@ -153,7 +158,7 @@ def _length(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m studies.compare", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m studies.compare", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     names = ",".join(DEFAULT_NETWORKS)
     add("--networks", default=names, metavar="A,B", help=f"names or notations (default: {names})")

@@ -23,7 +23,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from studies import analysis
 from studies.grid import check_budget
 from studies.interrupts import interrupt
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m studies.confirm", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m studies.confirm", description=(__doc__ or "").split("\n")[0])
     add_arguments(parser)
     add = parser.add_argument
     add("--seeds", type=int, default=5, help="new ones, not the study's own (default: 5)")
@@ -167,7 +167,16 @@ def _print(console: Console, report: dict[str, Any], replication: Replication) -
     )
     for heading in ("trial", "network", "role"):
         table.add_column(heading, overflow="fold")
-    for heading in ("study", "mean", "95 %", "curse", "on the front", "rank", *(["test"] if tested else [])):
+    alike = (report["budget"], report["recipe"]) == (report["study_budget"], report["study_recipe"])
+    for heading in (
+        "study",
+        "mean",
+        "95 %",
+        "curse" if alike else "less",
+        "on the front",
+        "rank",
+        *(["test"] if tested else []),
+    ):
         table.add_column(heading, justify="right")
     for of in networks:
         change = of["rank_change"]
@@ -186,14 +195,15 @@ def _print(console: Console, report: dict[str, Any], replication: Replication) -
         f"{role}: {100 * of['mean']:+.1f} points (95 %: {100 * of['low']:+.1f} to {100 * of['high']:+.1f})"
         for role, of in report["curse"].items()
     ]
-    console.print(
-        f"winner's curse, the study's score less the mean of the new seeds, {'; '.join(curses)}", soft_wrap=True
-    )
-    if (report["budget"], report["recipe"]) != (report["study_budget"], report["study_recipe"]):
+    if alike:
         console.print(
-            f"these runs saw {report['budget']:,} clips with recipe {report['recipe']}, the study's {report['study_budget']:,} with "
-            f"{report['study_recipe']}: the curse holds what that changes as well; `--budget {report['study_budget']} "
-            f"--recipe {report['study_recipe']}` measures it alone",
+            f"winner's curse, the study's score less the mean of the new seeds, {'; '.join(curses)}", soft_wrap=True
+        )
+    else:
+        console.print(
+            f"the study's score less the mean of the new seeds, {'; '.join(curses)}; no measure of the winner's curse: these runs saw "
+            f"{report['budget']:,} clips with recipe {report['recipe']}, the study's {report['study_budget']:,} with {report['study_recipe']}. "
+            f"`--budget {report['study_budget']} --recipe {report['study_recipe']}` measures the curse alone",
             soft_wrap=True,
         )
     console.print(

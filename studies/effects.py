@@ -20,9 +20,9 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from search_space.errors import open_console, run_command
+from search_space.errors import Parser, open_console, run_command
 from studies.charts import effects_figure, write_html
-from studies.observed import CODINGS, OBSERVATIONAL, TOP_LEAST, effects_report
+from studies.observed import CODINGS, LEAST_OF_OPTION, OBSERVATIONAL, TOP_LEAST, effects_report
 from studies.records import open_study
 from studies.statistics import CONFIDENCE
 from trainers.runs import write_atomic
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m studies.effects", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m studies.effects", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("--study", required=True, metavar="NAME", help="whose trials are read; nothing is trained")
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)")
@@ -146,6 +146,12 @@ def _print_objective(console: Console, title: str, name: str, part: Mapping[str,
         f"of trials that it did not see",
         soft_wrap=True,
     )
+    if any(option["by_the_others"] for choice in part["choices"] for option in choice["options"]):
+        console.print(
+            f"({model['coding']}): fewer than {LEAST_OF_OPTION} trials had this option; its effect is a point of the {model['coding']} through all of "
+            f"the choice's options, and not what these few scored",
+            soft_wrap=True,
+        )
     for pair in part["interactions"]:
         sure = pair["p"] < 1 - CONFIDENCE and pair["r2_gain"] > 0
         console.print(
@@ -187,6 +193,8 @@ def _fill(
         for option in choice["options"]:
             sure = option["low"] is not None
             interval = f"{written(option['low'])} to {written(option['high'])}" if sure else "not told apart"
+            if option.get("by_the_others"):
+                interval += f" ({option['by_the_others']})"
             table.add_row(*head, str(option["option"]), str(option["trials"]), *cells(option), interval)
             head = ["", ""]
         if not choice["options"]:

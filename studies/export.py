@@ -26,7 +26,7 @@ import pandas as pd
 import psutil
 from rich.console import Console
 
-from search_space.errors import UserError, open_console, run_command, unknown
+from search_space.errors import Parser, UserError, open_console, run_command, unknown
 from studies.card import bullets, card
 from studies.records import ADDRESS, open_study
 from studies.storage import JOURNAL
@@ -40,13 +40,14 @@ _NEEDED_KEYS = ("architecture", "data", "input", "train_input", "recipe", "seed"
 
 @dataclass
 class Exported:
-    """What an export found out on the way: `files` by their path, parity by program, latency by runtime."""
+    """What an export found out on the way: `files` by their path, parity by program, latency by runtime, and why a program is `refused`."""
 
     run: Run
     files: dict[Path, bytes] = field(default_factory=dict)
     formats: dict[Path, str] = field(default_factory=dict)
     parity: dict[str, dict[str, Any]] = field(default_factory=dict)
     latency: dict[str, Any] | None = None
+    refused: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
     def add(self, format: str, path: Path, content: bytes) -> None:
@@ -68,15 +69,17 @@ def main(argv: list[str] | None = None) -> int:
     if options.json:
         json.dump(document, sys.stdout)
         print()
-        return 0
-    for file in document["files"]:
-        rows = f", {file['rows']:,} rows" if "rows" in file else ""
-        console.print(f"written: {file['path']} ({file['bytes']:,} bytes{rows})", markup=False, soft_wrap=True)
+    else:
+        for file in document["files"]:
+            rows = f", {file['rows']:,} rows" if "rows" in file else ""
+            console.print(f"written: {file['path']} ({file['bytes']:,} bytes{rows})", markup=False, soft_wrap=True)
+    if refused := document.get("refused"):
+        raise UserError("; ".join(f"{format}: {why}" for format, why in refused.items()))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m studies.export",
         description=(__doc__ or "").split("\n")[0],
     )
@@ -243,6 +246,7 @@ def _export_run(console: Console, run: Run, formats: tuple[str, ...], out: Path 
         "parity": done.parity,
         "latency": done.latency,
         "notices": done.notices,
+        "refused": done.refused,
         "files": [
             {"format": done.formats[path], "path": str(path), "bytes": len(content)}
             | ({"rows": n_rows[path]} if path in n_rows else {})
@@ -273,11 +277,15 @@ def _make_programs(console: Console, done: Exported, formats: list[str], paths: 
     notes = programs.metadata(done.run)
     floats = load_model(done.run, "float32") if is_int8(done.run) else network
     for format in formats:
-        if format == "onnx-int8":
-            many = programs.find_probe(done.run, network, programs.INT8_PROBES)
-            program = programs.make_onnx_int8(network, many, notes)
-        else:
-            program = programs.PROGRAMS[format](floats, probe, notes)
+        try:
+            if format == "onnx-int8":
+                many = programs.find_probe(done.run, network, programs.INT8_PROBES)
+                program = programs.make_onnx_int8(network, many, notes)
+            else:
+                program = programs.PROGRAMS[format](floats, probe, notes)
+        except programs.Refused as error:  # the others, and the card, are worth having all the same
+            done.refused[format] = str(error)
+            continue
         done.add(format, paths[_PROGRAMS[format]], program.content)
         if format == "onnx-int8":
             calls["onnxruntime int8"] = program.call
@@ -351,6 +359,7 @@ def _measured(done: Exported) -> Iterable[str]:
         else f"`{_PROGRAMS[name]}`: decides like torch on {found['agreement']:.1%} of {found['input']}"
         for name, found in done.parity.items()
     ]
+    lines += [f"`{_PROGRAMS[name]}` is refused: {why}" for name, why in done.refused.items()]
     if lines:
         yield bullets(lines)
 

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from rich.console import Console
 from rich.table import Table
 
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from studies.grid import check_budget
 from studies.interrupts import interrupt
 from studies.replication import Replication, add_arguments, checked, other_seeds
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     if len(complete) < _FEWEST:
         raise UserError(
             f"study {records.name!r} has {len(complete)} complete trials, and ranks take at least {_FEWEST}; go on with "
-            f"`python -m studies.run --study {records.name}` first"
+            f"`{records.going_on()}` first"
         )
     budget = math.ceil(options.factor * info["budget"])
     check_budget(budget, recipe.batch_size)
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m studies.fidelity", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m studies.fidelity", description=(__doc__ or "").split("\n")[0])
     add_arguments(parser)
     add = parser.add_argument
     add("--networks", type=int, default=16, help="how many of the study's complete trials (default: 16)")
@@ -149,7 +149,10 @@ def reading(short: dict[str, Any], plain: dict[str, float | None]) -> str:
     if tau is None:
         return f"all scores are the same: {budget} say nothing about these networks"
     if low <= 0 <= high:
-        return f"the interval includes 0: {budget} do not rank these networks"
+        return (
+            f"cannot be told: the interval, {low:+.2f} to {high:+.2f}, includes 0, so these networks are too few or too alike to say whether "
+            f"{budget} rank them; take more with --networks"
+        )
     if high < 0:
         return f"{budget} rank these networks the wrong way round"
     said = f"{budget} rank these networks: they get about {(1 + tau) / 2:.0%} of all pairs right"
@@ -165,7 +168,7 @@ def _print(console: Console, report: dict[str, Any], replication: Replication) -
     table = Table(title=f"{title}: val accuracy (%)")
     table.add_column("trial")
     table.add_column("network", overflow="fold")
-    for heading in ("params", "MACs", f"{short} clips", f"{long} clips"):
+    for heading in ("params", "MACs", f"study, {short} clips", f"new seeds, {long} clips"):
         table.add_column(heading, justify="right")
     for of in report["networks"]:
         table.add_row(

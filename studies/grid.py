@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from search_space.errors import UserError
-from studies.charts import duration
+from trainers.opening import about
 from trainers.runs import Run, available_cores
 from trainers.workers import (
     WorkerTask,
@@ -117,8 +117,9 @@ def train_all(console: Console, waiting: Sequence[Planned], task: WorkerTask, ha
         if any(isinstance(error, BrokenProcessPool) for error in errors):
             raise UserError("a worker process ended while it started (see above; out of memory?); try --workers 1")
         each_s = [future.result() for future, error in zip(measured, errors, strict=True) if error is None]
-        about = f": about {duration(sum(each_s) / len(each_s) * len(waiting) / workers)}" if each_s else ""
-        console.print(f"{len(waiting)} runs to train with {workers} worker(s){about}")
+        time_s = sum(each_s) / len(each_s) * len(waiting) / workers if each_s else 0.0
+        takes = f": {about(time_s)} in all" if each_s else ""
+        console.print(f"{len(waiting)} runs to train with {workers} worker{'s' * (workers > 1)}{takes}")
         began = time.monotonic()
         futures = {
             pool.submit(
@@ -143,7 +144,7 @@ def train_all(console: Console, waiting: Sequence[Planned], task: WorkerTask, ha
             left_s = (time.monotonic() - began) / done * (len(waiting) - done)
             console.print(
                 f"{training.name}  seed {training.config['seed']}  val {result['val_accuracy']:.1%}  {result['seconds']:.0f} s  "
-                f"{done}/{len(waiting)}  {duration(left_s)} left",
+                f"{done}/{len(waiting)}{f'  {about(left_s)} left' if left_s else ''}",
                 markup=False,
                 soft_wrap=True,
             )

@@ -9,7 +9,6 @@ queues a job or looks at one that waits starts it where it is gone (`attend`), a
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import psutil
 from filelock import FileLock
 
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from search_space.rounding import per_cent
 from studies.reports import lies_inside
 from trainers import config
@@ -589,7 +588,7 @@ def at_work(runs: Path) -> list[Job]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m studies.jobs",
         description="Start the retrainings that wait in a folder of studies, one after the other.",
     )

@@ -52,6 +52,8 @@ CODINGS = {
 # Assumed: with fewer the deviation that intervals rest on is not known (Student's t of 10 degrees of freedom is 2.2).
 LEAST_SPARE = 10
 LEAST = 20
+# Assumed: with fewer trials an option's place on a line is that of its neighbours, whatever it scored itself.
+LEAST_OF_OPTION = 5
 
 # Assumed: the best tenth is Optuna's own default; its documentation asks for at least five trials in it.
 _TOP_SHARE, TOP_LEAST = 0.1, 5
@@ -314,7 +316,7 @@ def study_effects(trials: pd.DataFrame, choices: Choices) -> dict[str, Any]:
             "trials": len(rows),
             "top": top,
             "model": {"coding": model.coding, "columns": model.columns, "r2": model.r2, "says_something": says},
-            "choices": _by_choice(model.effects, of_importance, scaled, scale)
+            "choices": _drawn(_by_choice(model.effects, of_importance, scaled, scale), model.coding, choices)
             if says
             else _by_choice(None, of_importance),
             "interactions": [
@@ -363,6 +365,15 @@ def _by_choice(
             for row in rows
         ]
         records.append({key: _plain(value) for key, value in of.items()} | {"options": of_options})
+    return records
+
+
+def _drawn(records: list[dict[str, Any]], coding: str, choices: Choices) -> list[dict[str, Any]]:
+    """The same, with `by_the_others` ('line' or 'curve') at every option of few trials whose effect is read off the fit through all options."""
+    for record in records:
+        fitted = coding != "step" and ordered(tuple(choices[record["choice"]])) and len(record["options"]) > 2
+        for option in record["options"]:
+            option["by_the_others"] = coding if fitted and option["trials"] < LEAST_OF_OPTION else None
     return records
 
 
@@ -474,7 +485,7 @@ def effects_report(records: StudyRecords) -> dict[str, Any]:
     try:
         found = study_effects(trials, choices)
     except UserError as error:
-        named = str(error).replace("--study NAME --trials N", f"--study {records.name} --trials N{place}")
+        named = str(error).replace("python -m studies.run --study NAME --trials N", records.going_on())
         raise UserError(named) from error
     states = trials["state"].value_counts()
     best = int(analysis.front(trials)["trial"].iloc[0])

@@ -19,7 +19,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from studies.fidelity import stratified
 from studies.records import open_study
 from studies.statistics import kendall, spearman
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     if len(complete) < _FEWEST:
         raise UserError(
             f"study {records.name!r} has {len(complete)} complete trials, and ranks take at least {_FEWEST}; go on with "
-            f"`python -m studies.run --study {records.name}` first"
+            f"`{records.going_on()}` first"
         )
     rows = complete.iloc[stratified(complete["val_accuracy"], complete["macs"], options.networks)]
     rows = rows.sort_values("trial", ignore_index=True)
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m studies.proxies", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m studies.proxies", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("--study", required=True, metavar="NAME", help="the study")
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (default: runs)")

@@ -22,7 +22,7 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from search_space.errors import UserError
+from search_space.errors import UserError, meant
 from search_space.space import get_space
 from studies import owners
 from studies.analysis import front
@@ -84,9 +84,29 @@ class StudyRecords:
                 return word.partition("=")[2]
         return None
 
+    def going_on(self) -> str:
+        """The command that goes on with the study to more networks, but for their number N: the one that made it, with its data and its space."""
+        words = shlex.split(str(self.info["provenance"].get("command", "")))
+        if "studies.run" not in words:  # another program's: what is known is said
+            data = self.info["data"]
+            words = ["python", "-m", "studies.run", "--study", self.name, "--data", data["source"]]
+            words += ["--subset", data["subset"]] if data["subset"] else []
+            words += ["--fold", str(data["fold"]), "--space", self.info["space"]["name"]]
+        kept, once = [], iter(words)
+        for word in once:
+            if word == "--trials":
+                next(once, None)
+            elif word != "--json" and not word.startswith("--trials="):
+                kept.append(word)
+        if self.path.parent != Path("runs") and not {"--runs", "--config"} & set(kept):  # it has moved
+            kept += ["--runs", str(self.path.parent)]
+        return f"{shlex.join(kept)} --trials N"
+
     def front(self) -> pd.DataFrame:
         """The trials that no other one beats in val accuracy, params and MACs at once, by falling accuracy."""
-        return front(self.trials())
+        found = front(self.trials())
+        # Trials without costs (queued, interrupted) make floats of the columns; those on a front have theirs.
+        return found.astype({"params": int, "macs": int})
 
     def rungs(self) -> pd.DataFrame:
         """What each trial scored on the way (val accuracy, 0 to 1): a row a trial, by its number, a column a rung, by its clips. No columns in a
@@ -141,8 +161,9 @@ def open_study(name: str, runs: Path | str = "runs", storage: str | None = None)
     path = study_folder(runs, name)
     if storage is None and not (path / JOURNAL).exists():
         if not (path / ADDRESS).exists():
+            known = list_studies(runs)
             raise UserError(
-                f"no study {name!r} in {runs}; known: {list_studies(runs)}; `python -m studies.run --study {name}` makes one"
+                f"no study {name!r} in {runs}; {meant(name, known)}known: {known}; `python -m studies.run --study {name}` makes one"
             )
         storage = (path / ADDRESS).read_text("utf-8").strip()
     try:

@@ -171,7 +171,7 @@ def checked(options: argparse.Namespace) -> tuple[StudyRecords, pd.DataFrame, Re
     if complete.empty:
         raise UserError(
             f"study {records.name!r} has no front: none of its {len(trials)} trials is complete; go on with "
-            f"`python -m studies.run --study {records.name}` first"
+            f"`{records.going_on()}` first"
         )
     return records, complete, _taught_like(records, recipe), hands
 

@@ -19,22 +19,25 @@ from rich.console import Console
 from rich.table import Table
 
 from search_space.complexity import parse_input
-from search_space.errors import UserError, open_console, run_command, unknown
+from search_space.errors import Parser, UserError, open_console, run_command, unknown
 from studies.analysis import clips_seen, hypervolume_course, hypervolume_of
 from studies.candidates import SAMPLERS
 from studies.charts import duration, write_html
 from studies.fronts import front_figure
 from studies.interrupts import interrupt
 from studies.records import StudyRecords
-from studies.search import Search, SearchOptions, Told
+from studies.search import Search, SearchOptions, Told, planned
 from studies.storage import DATABASE_ERRORS
-from trainers.datasets import DEFAULT_FOLD
+from trainers.datasets import DEFAULT_FOLD, Dataset
+from trainers.features import FrontEnd
 from trainers.loop import resolve_device, rung_clips
-from trainers.opening import bars, open_data
+from trainers.opening import about, bars, open_data
 from trainers.teachers import get_ready
 from trainers.teaching import add_options
 
 _FRONT_ROWS = 30
+# Assumed: a table does not break off for so few rows, which the line that says so would hardly shorten.
+_FEW_MORE = 10
 _FAILED_ROWS = 10
 _COUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)([kKmMgG]?)")
 _FACTOR = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
@@ -54,7 +57,11 @@ def main(argv: list[str] | None = None) -> int:
 
     chosen = SearchOptions(**options)
     began = time.monotonic()
-    dataset, features = open_data(console, source, subset, fold)
+
+    def early(dataset: Dataset, front_end: FrontEnd, size: tuple[int, int]) -> None:
+        planned(chosen, len(dataset.classes), front_end, size)
+
+    dataset, features = open_data(console, source, subset, fold, early)
 
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
@@ -85,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     defaults = SearchOptions()
-    parser = argparse.ArgumentParser(prog="python -m studies.run", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m studies.run", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add(
         "--trials",
@@ -276,10 +283,10 @@ def _run(console: Console, search: Search, records: StudyRecords) -> str | None:
         def on_start(seconds: float, remaining: int) -> None:
             done = search.options.trials - remaining
             if remaining:
-                each = seconds / remaining
+                each = seconds / remaining * search.workers
+                workers = f"{search.workers} worker{'s' * (search.workers > 1)} of {search.threads} thread{'s' * (search.threads > 1)}"
                 console.print(
-                    f"{remaining} networks to train by {search.workers} worker(s) of {search.threads} thread(s), about {each:.0f} s a network: "
-                    f"about {duration(seconds)}",
+                    f"{remaining} networks to train by {workers}, {about(each)} for each on one worker: {about(seconds)} in all",
                     soft_wrap=True,
                 )
             progress.update(bar, completed=max(0, done), description="trials")
@@ -297,7 +304,7 @@ def _run(console: Console, search: Search, records: StudyRecords) -> str | None:
             left = elapsed / max(1, state["here"]) * (search.options.trials - complete)
             with contextlib.suppress(*DATABASE_ERRORS):  # one that is gone for a moment: the old number stays
                 state["front"] = len(records.front())
-            status = f"best {state['best']:.1%}  front {state['front']:.0f}  {duration(left)} left"
+            status = f"best {state['best']:.1%}  front {state['front']:.0f}  {about(left)} left"
             progress.update(bar, completed=complete, description=status)
             if not console.is_terminal:
                 stopped = "" if told.stopped_at is None else f" at {told.stopped_at:,} clips, stopped"
@@ -331,6 +338,7 @@ def _summary(search: Search, records: StudyRecords, seconds: float) -> dict[str,
         "hypervolume_course": course.to_dict("records"),
         "reference_point": info["reference_point"],
         "seconds": round(seconds, 1),
+        "training_seconds": round(float(trials["seconds"].astype(float).sum()), 1),
         "failed": [
             {"trial": row["trial"], "architecture": row["architecture"], "error": str(row["error"]).splitlines()[0]}
             for row in trials[trials["state"] == "failed"].to_dict("records")
@@ -356,7 +364,8 @@ def _print_front(console: Console, records: StudyRecords, summary: dict[str, Any
         *("trial", "network", "val accuracy", "params", "MACs"),
         title=f"Pareto front of {records.name}" + (" (synthetic data)" if data["synthetic"] else ""),
     )
-    for row in front[:_FRONT_ROWS]:
+    shown = len(front) if len(front) <= _FRONT_ROWS + _FEW_MORE else _FRONT_ROWS
+    for row in front[:shown]:
         table.add_row(
             *(
                 str(row["trial"]),
@@ -367,10 +376,16 @@ def _print_front(console: Console, records: StudyRecords, summary: dict[str, Any
             )
         )
     console.print(table)
-    if len(front) > _FRONT_ROWS:
-        console.print(f"and {len(front) - _FRONT_ROWS} more in {records.path / 'front.csv'}")
+    if len(front) > shown:
+        console.print(f"and {len(front) - shown} more in {records.path / 'front.csv'}")
     states = ", ".join(f"{number} {state.replace('_', ' ')}" for state, number in summary["trials"].items())
-    console.print(f"trials: {states}; hypervolume {summary['hypervolume']:.4f}; {duration(summary['seconds'])}")
+    console.print(
+        f"trials: {states}; hypervolume {summary['hypervolume']:.4f}; this call took {duration(summary['seconds'])}"
+    )
+    if summary["training_seconds"] > 0:
+        console.print(
+            f"all trainings of the study, over all calls and workers: {duration(summary['training_seconds'])}"
+        )
     for failed in summary["failed"][:_FAILED_ROWS]:
         console.print(
             f"failed: trial {failed['trial']}  {failed['architecture']}  {failed['error']}",

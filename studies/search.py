@@ -24,7 +24,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
@@ -34,8 +34,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search_space.complexity import BYTES
 from search_space.errors import UserError, unknown
 from search_space.families import Network
-from search_space.limits import get_limits
-from search_space.space import get_space
+from search_space.limits import Limits, get_limits
+from search_space.space import AnySpace, get_space
 from studies import owners
 from studies.agreement import check_code, check_same
 from studies.candidates import SAMPLERS, Candidates, Caps, make_sampler, trained
@@ -46,9 +46,9 @@ from studies.interrupts import Interrupts
 from studies.owners import HEARTBEAT_S, Heart
 from studies.records import ADDRESS, StudyRecords, trial_state
 from studies.storage import DATABASE_ERRORS, JOURNAL, database_lock, is_gone, mend_journal, open_storage
-from trainers.config import default_budget, default_train_input, get_recipe
+from trainers.config import Recipe, default_budget, default_train_input, get_recipe
 from trainers.datasets import Dataset
-from trainers.features import Features
+from trainers.features import Features, FrontEnd
 from trainers.inputs import data_record
 from trainers.loop import Diverged, Stopped, rung_clips
 from trainers.recorded import drop_checkpoints, move_checkpoint
@@ -163,6 +163,53 @@ class Told:
     stopped_at: int | None = None
 
 
+class Plan(NamedTuple):
+    """What a study's options come to on a data set: the space, the input that candidates train on, their clips, whether they may be stopped early,
+    their recipe, and what they may cost."""
+
+    space: AnySpace
+    train_input: tuple[int, int]
+    budget: int
+    halving: bool
+    recipe: Recipe
+    limits: Limits | None
+    caps: Caps
+
+
+def planned(options: SearchOptions, n_classes: int, front_end: FrontEnd, full: tuple[int, int]) -> Plan:
+    """The plan, from what is known before any log-mel is made: the classes, the front end and the `full` input (frames, mels).
+
+    Raises `UserError` for options that break a rule on this data, caps that no network of the space meets, and teachers that are not there.
+    """
+    space = get_space(options.space)
+    train_input = default_train_input(full) if options.train_input is None else options.train_input
+    check_train_input(train_input, full)
+    budget = default_budget(n_classes, options.halving is not False) if options.budget is None else options.budget
+    with_rungs = get_recipe("rungs")
+    room = rung_clips(with_rungs, budget)[0] >= with_rungs.batch_size
+    halving = room if options.halving is None else options.halving
+    teaching = {name: getattr(options, name) for name in OPTIONS}
+    recipe = with_options(with_rungs if halving else get_recipe("short"), **teaching)
+    if budget < recipe.batch_size:
+        raise UserError(f"--budget is at least one batch of {recipe.batch_size} clips, not {budget}")
+    if halving and not room:
+        raise UserError(
+            f"--halving needs a batch of {recipe.batch_size} clips up to the first rung, which is at {rung_clips(recipe, budget)[0]} of --budget "
+            f"{budget}; give a larger budget, or --no-halving"
+        )
+    limits = None if options.limits is None else get_limits(options.limits)
+    if limits and options.precision:
+        limits = limits._replace(dtype=options.precision)
+    frames = front_end.frames(limits.seconds) if limits else 0
+    caps = Caps(
+        *(full, n_classes, options.max_params, options.max_macs, limits, (frames, full[1])),
+        bytes=options.max_bytes,
+        precision=options.precision or "float16",
+    )
+    caps.check(space)
+    return Plan(space, train_input, budget, halving, recipe, limits, caps)
+
+
 Pending = dict[Future[dict[str, Any]], tuple[Trial, Network]]
 
 
@@ -187,17 +234,10 @@ class Search:
     ) -> None:
         self.options = options
         self._say, self._train, self._measure, self._open_pool = say, train, measure, open_pool
-        self.space = get_space(options.space)
         self.n_classes = len(dataset.classes)
         self.input = features.size
-        self.train_input = default_train_input(self.input) if options.train_input is None else options.train_input
-        rungs = options.halving is not False
-        self.budget = default_budget(self.n_classes, rungs) if options.budget is None else options.budget
-        with_rungs = get_recipe("rungs")
-        room = rung_clips(with_rungs, self.budget)[0] >= with_rungs.batch_size
-        self.halving = room if options.halving is None else options.halving
-        teaching = {name: getattr(options, name) for name in OPTIONS}
-        self.recipe = with_options(with_rungs if self.halving else get_recipe("short"), **teaching)
+        plan = planned(options, self.n_classes, features.front_end, self.input)
+        self.space, self.train_input, self.budget, self.halving, self.recipe, self.limits, self._caps = plan
         self.name = options.study or dataset.name
         self.path = study_folder(options.runs, self.name)
         self.devices = shared_devices(options.device)
@@ -205,19 +245,7 @@ class Search:
         self.threads = max(1, available_cores() // self.workers)
         self._dataset = dataset
         self.data = data_record(dataset, features)
-        limits = None if options.limits is None else get_limits(options.limits)
-        if limits and options.precision:
-            limits = limits._replace(dtype=options.precision)
-        self.limits = limits
-        frames = features.front_end.frames(limits.seconds) if limits else 0
-        self._caps = Caps(
-            *(self.input, self.n_classes, options.max_params, options.max_macs, limits, (frames, self.input[1])),
-            bytes=options.max_bytes,
-            precision=options.precision or "float16",
-        )
-        self._check_options()
         check(self.recipe, dataset, features.front_end, features.digest, self.train_input)
-        self._caps.check(self.space)
         self.shared = options.storage is not None
         self._failures = self._successes = self._deaths = 0
         self._stale: dict[int, float] = {}
@@ -725,19 +753,6 @@ class Search:
         raise UserError(
             "a worker process ended while it started (see above; out of memory?); try --workers 1"
         ) from broken[0]
-
-    # ---- checks
-
-    def _check_options(self) -> None:
-        if self.budget < self.recipe.batch_size:
-            raise UserError(f"--budget is at least one batch of {self.recipe.batch_size} clips, not {self.budget}")
-        first = rung_clips(self.recipe, self.budget)[0]
-        if self.halving and first < self.recipe.batch_size:
-            raise UserError(
-                f"--halving needs a batch of {self.recipe.batch_size} clips up to the first rung, which is at {first} of --budget "
-                f"{self.budget}; give a larger budget, or --no-halving"
-            )
-        check_train_input(self.train_input, self.input)
 
 
 @contextmanager

@@ -215,7 +215,7 @@ def test_numbers_of_thousands_of_digits_are_refused_in_a_few_words(text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("resnet", "unknown network 'resnet'; known:.*dssdn-large.*notation such as dssdn_c28"),
+        ("resnet", "unknown network 'resnet'; .*known:.*dssdn-large.*notation such as dssdn_c28"),
         ("dssdn_c28_sc", "not the notation of an architecture; it looks like dssdn_c28"),
         ("dssdn_c28_r0.5_sc_h64", "at least one block; got none"),
         ("dssdn_c28-44_r0.5_xx_h64", re.escape(f"unknown operator 'xx'; known: {sorted(OPERATORS)}")),

@@ -119,7 +119,10 @@ def test_results_are_kept_for_the_tables(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--networks", "mobilenet-v9"), r"unknown network 'mobilenet-v9'; known: \['bc-resnet'"),
+        (
+            ("--networks", "mobilenet-v9"),
+            r"unknown network 'mobilenet-v9'; did you mean 'mobilenet-v3'\? known: \['bc-resnet'",
+        ),
         (("--networks", ""), r"--networks is at least one name .*single commas; got ''"),
         (("--networks", "dl-b,,sp4asc"), "single commas; got 'dl-b,,sp4asc'"),
         (("--networks", "dl-b,"), "single commas; got 'dl-b,'"),

@@ -169,7 +169,7 @@ class TestCommand:
         report = json.loads(said.out)
         assert report["seeds"] == [1, 2, 3]
         assert all(len(of["val"]) == 3 for of in report["networks"])
-        assert f"{len(report['networks']) + 1} runs to train with 1 worker(s): about" in said.err
+        assert f"{len(report['networks']) + 1} runs to train with 1 worker: " in said.err
         assert {path: path.stat().st_mtime_ns for path in kept if path != lost} == {
             path: time for path, time in kept.items() if path != lost
         }
@@ -211,6 +211,8 @@ class TestCommand:
         front_curse = read(own)["curse"]["front"]["mean"]
         assert f"less the mean of the new seeds, front: {100 * front_curse:+.1f} points" in said
         assert "these runs saw 32 clips with recipe short, the study's 96" in said
+        assert "winner's curse, the" not in said  # what another budget changes is none
+        assert "no measure of the winner's curse" in said
         assert "dssdn-small" in said
 
     def test_records_read_the_last_confirmation(self, own: Path, tiny_study: tuple[Path, str]) -> None:

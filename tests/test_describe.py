@@ -82,7 +82,7 @@ def test_the_table_names_every_layer_and_the_total(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["dssdn-huge"], "unknown network 'dssdn-huge'; known:"),
+        (["dssdn-huge"], "unknown network 'dssdn-huge'; .*known:"),
         (["dssdn-large", "--input", "256"], "an input is frames x mels.*got '256'"),
         (["resnet34", "--input", "16x64"], "at least 32 frames x 32 mels; got 16 x 64"),
         (["sp4asc", "--classes", "0"], "at least 2 classes, a whole number; got 0"),

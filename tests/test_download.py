@@ -319,10 +319,10 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["tau2021"], "unknown set 'tau2021'; known: .*'tau2020', 'tau2020-evaluation'"),
+            (["tau2021"], "unknown set 'tau2021'; .*known: .*'tau2020', 'tau2020-evaluation'"),
             (
                 ["tau2020", "--accept-licence", "--only", "meta,audio.17"],
-                "unknown part 'audio.17'; known: .*'audio.16'",
+                "unknown part 'audio.17'; .*known: .*'audio.16'",
             ),
             (["tau2020", "--accept-licence", "--only", ""], "unknown part ''; known"),
             (["tau2020", "--accept-licence", "--retries", "-1"], "--retries is at least 0.*not -1"),

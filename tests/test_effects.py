@@ -294,6 +294,27 @@ class TestCommand:
         assert said.count("(synthetic data)") == 5  # the headline and four tables
         assert "python -m studies.ablate --study made --trial " in said
 
+    def test_an_option_of_few_trials_says_that_it_lies_on_a_line(
+        self, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(observed, "LEAST_OF_OPTION", 1000)
+        assert effects.main(["--study", "made", "--runs", str(runs), "--json"]) == 0
+        parts = json.loads(capsys.readouterr().out)["objectives"].values()
+        marks = {
+            (part["model"]["coding"], choice["choice"] == "operator", option["by_the_others"])
+            for part in parts
+            for choice in part["choices"]
+            for option in choice["options"]
+        }
+        assert any(mark for *_, mark in marks)
+        assert all(mark == (None if named or coding == "step" else coding) for coding, named, mark in marks)
+        assert effects.main(["--study", "made", "--runs", str(runs)]) == 0
+        said = capsys.readouterr().out
+        assert "trials had this option; its effect is a point of the" in said
+        monkeypatch.setattr(observed, "LEAST_OF_OPTION", 1)
+        assert effects.main(["--study", "made", "--runs", str(runs)]) == 0
+        assert "trials had this option" not in capsys.readouterr().out
+
     def test_json_is_one_document_and_csv_has_a_row_for_every_option(
         self, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -323,7 +344,8 @@ class TestCommand:
     def test_few_trials_and_another_space_are_refused(self, tmp_path: Path) -> None:
         write_study(tmp_path, 16)
         with pytest.raises(
-            UserError, match=r"take at least 20 complete trials, and there are 14.*--study made --trials N"
+            UserError,
+            match=r"take at least 20 complete trials, and there are 14.*--study made --sampler tpe --runs .* --trials N",
         ):
             effects.main(["--study", "made", "--runs", str(tmp_path)])
 

@@ -152,7 +152,7 @@ class TestPrograms:
 
     def test_is_refused_when_it_differs(self, monkeypatch):
         monkeypatch.setattr(programs, "TOLERANCE", -1.0)
-        with pytest.raises(UserError, match=r"differ from torch's by up to .* more than -1: nothing is written"):
+        with pytest.raises(UserError, match=r"differ from torch's by up to .* more than -1: it is not written"):
             PROGRAMS["onnx"](network_of(NETWORKS[0]), noise(), {})
 
     def test_is_refused_when_it_says_no_number(self):
@@ -345,11 +345,16 @@ class TestCommand:
             with pytest.raises(UserError, match=r"names one file, and --to .* name a folder"):
                 main([str(own_run.path), "--to", formats, "--out", str(target)])
 
-    def test_a_refused_program_leaves_no_file(self, own_run, monkeypatch):
+    def test_a_refused_program_leaves_no_file_and_holds_no_other_back(self, own_run, monkeypatch, capsys):
         monkeypatch.setattr(programs, "TOLERANCE", -1.0)
-        with pytest.raises(UserError, match="nothing is written"):
-            main([str(own_run.path), "--to", "csv,pt2"])
-        assert list((own_run.path / "export").iterdir()) == []
+        with pytest.raises(UserError, match=r"pt2: .* it is not written"):
+            main([str(own_run.path), "--to", "csv,pt2,card", "--json"])
+        document = json.loads(capsys.readouterr().out)
+        assert list(document["refused"]) == ["pt2"]
+        names = {path.name for path in (own_run.path / "export").iterdir()}
+        assert names == {Path(file["path"]).name for file in document["files"]} >= {"curve.csv", "card.md"}
+        assert "network.pt2" not in names
+        assert "`network.pt2` is refused: " in (own_run.path / "export" / "card.md").read_text()
 
 
 class TestBadInput:

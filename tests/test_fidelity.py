@@ -71,7 +71,7 @@ class TestReading:
     @pytest.mark.parametrize(
         ("found", "plain", "words"),
         [
-            ((0.3, -0.1, 0.6), 0.5, "the interval includes 0: 4,800 clips do not rank these networks"),
+            ((0.3, -0.1, 0.6), 0.5, "cannot be told: the interval, -0.10 to +0.60, includes 0"),
             ((0.6, 0.2, 0.8), 0.5, "4,800 clips rank these networks: they get about 80% of all pairs right"),
             (
                 (0.6, 0.2, 0.8),

@@ -65,8 +65,9 @@ def test_stopped_it_keeps_what_has_finished_and_goes_on(task: WorkerTask, planne
     train_all(Console(file=terminal, width=120), waiting, task, hands)
     assert unfinished(planned, ADVICE) == []
     assert [training.run.weights_path.stat().st_mtime_ns for training in planned[:2]] == kept
-    assert f"{len(waiting)} runs to train with 1 worker(s): about" in terminal.getvalue()
-    assert f"{len(waiting)}/{len(waiting)}  0 s left" in terminal.getvalue()
+    assert f"{len(waiting)} runs to train with 1 worker: " in terminal.getvalue()
+    assert f"{len(waiting)}/{len(waiting)}\n" in terminal.getvalue()
+    assert f"1/{len(waiting)}  less than 10 s left" in terminal.getvalue()
 
     assert unfinished(planned, ADVICE, scored=True) == planned  # none has test scores
     for key, other in (("clips", 64), ("seed", 9), ("architecture", "dl-o"), ("train_input", [8, 8])):

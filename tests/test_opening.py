@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from trainers.opening import open_data, progress_bar
+from search_space.errors import UserError
+from studies import ablate, compare, run
+from trainers import retrain
+from trainers.opening import about, open_data, progress_bar
 
 
 def written(terminal: bool) -> Console:
@@ -49,3 +53,49 @@ def test_the_room_on_the_disk_is_said_once(tiny_folder: Path, tmp_path: Path, mo
     assert again.digest == features.digest
     assert "log-mels of" not in text_of(second)
     assert "log-mels 44x256" in text_of(second)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (3, "less than 10 s"),
+        (43, "about 45 s"),
+        (3172, "about 53 min"),
+        (89.6 * 60, "about 1 h 30 min"),
+        (10_020, "about 2 h 50 min"),
+        (3 * 3600 - 20, "about 3 h"),
+        (50_000, "about 14 h"),
+    ],
+)
+def test_an_estimate_is_no_finer_than_it_knows(seconds: float, said: str) -> None:
+    assert about(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "words"),
+    [
+        (run.main, "--max-params 10", "--max-params 10: the least is"),
+        (run.main, "--budget 10", "at least one batch of 32 clips, not 10"),
+        (run.main, "--teacher runs/nope", "no teacher 'runs/nope'"),
+        (run.main, "--train-input 999x16", "at most the full input"),
+        (ablate.main, "--factors opperator", "unknown factor 'opperator'"),
+        (ablate.main, "--factors operator=sp", "unknown level of operator 'sp'"),
+        (ablate.main, "--budget 10", "at least one batch of 32 clips, not 10"),
+        (ablate.main, "--base bc-resnet --prune 0.5 --factors precision", "can not be pruned"),
+        (compare.main, "--budget 10", "at least one batch of 32 clips, not 10"),
+        (retrain.main, "--architecture sp4asc --prune 0.5", "can not be pruned"),
+        (retrain.main, "--architecture dssdn-small --prune 0.97", "it can not lose 97%"),
+    ],
+)
+def test_a_slip_is_told_before_log_mels_are_made(
+    command: Callable[[list[str]], int],
+    arguments: str,
+    words: str,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DSSDN_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=words):
+        command([*arguments.split(), "--data", str(tiny_folder), "--runs", str(tmp_path / "runs"), "--device", "cpu"])
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]

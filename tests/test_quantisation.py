@@ -21,7 +21,7 @@ from search_space.complexity import count
 from search_space.errors import UserError, open_console
 from search_space.model import build_model
 from studies import export
-from trainers import quantise, retrain
+from trainers import programs, quantise, retrain
 from trainers.changes import check_changes
 from trainers.clips import Clip
 from trainers.config import Recipe, short
@@ -356,6 +356,21 @@ class TestRecord:
         assert last["val_accuracy"] == said.accuracy
         assert last["val_accuracy_float32"] == final["float32"]["val_accuracy"]
 
+    def test_what_it_became_is_printed(
+        self, finished: Run, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        changes = ["--epochs", "12", "--precision", "int8-qat", "--prune", "0.2", "--prune-steps", "2"]
+        _retrained(tiny_folder, finished.path.parent.parent, *changes)  # finished already: its scores
+        said, final = " ".join(capsys.readouterr().out.split()), finished.final
+        assert f"{final['architecture']} on esc, test fold scored once" in said
+        assert (
+            f"pruned in 2 steps from {TINY}: {finished.config['params']:,} params became {final['params']:,}, " in said
+        )
+        assert f"int8-qat: these scores are the int8 network's, {final['param_bytes']:,} bytes of params" in said
+        assert finished.scores is not None
+        assert f"have test {finished.scores['float32']['accuracy']:.1%}, val " in said
+        assert "recorder" not in said  # this data names none
+
     def test_a_card_says_so(self, finished: Run, tmp_path: Path) -> None:
         assert export.main([str(finished.path), "--to", "card", "--out", str(tmp_path / "card.md")]) == 0
         card = (tmp_path / "card.md").read_text()
@@ -406,3 +421,20 @@ class TestQuantise:
         assert document["onnx_agreement"] >= 0.99
         assert [Path(path).name for path in document["files"]] == ["int8.safetensors", "network-int8.onnx"]
         assert all(Path(path).is_file() for path in document["files"])
+
+    def test_where_onnx_decides_otherwise_weights_and_scores_are_kept(
+        self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = _retrained(tiny_folder, tmp_path, "--epochs", "2")
+        assert quantise.main([str(run.path)]) == 0
+        monkeypatch.setattr(programs, "INT8_APART", -1)  # less than any program can do
+        capsys.readouterr()
+        assert quantise.main([str(run.path)]) == 0
+        said = capsys.readouterr().out
+        assert "decides like torch on 100.0% of 9 val clips of the run: on 0 of 9 otherwise" in said
+        assert "--to onnx" in said
+        home = run.path / "export"
+        assert {path.name for path in home.iterdir()} == {"int8.safetensors", "int8.json"}
+        document = json.loads((home / "int8.json").read_text())
+        assert document["onnx_refused"].startswith("the int8 ONNX program decides like torch on 100.0%")
+        assert set(document["val_accuracy"]) == {"float32", "int8"}

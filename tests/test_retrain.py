@@ -70,6 +70,41 @@ def test_it_scores_test_once_at_full_size(own_study: Path, capsys: pytest.Captur
     assert run.status["state"] == "finished"
 
 
+def test_a_long_epoch_says_how_far_it_is(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("_FIRST_WORD_S", "LINE_EVERY_S"):
+        monkeypatch.setattr(f"trainers.retrain.{name}", 0.0)
+    options = [
+        "--architecture",
+        "dssdn_c8-12_r0.5_sc_h16",
+        "--data",
+        str(tiny_folder),
+        "--runs",
+        str(tmp_path),
+        "--epochs",
+        "2",
+    ]
+    assert main([*options, "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "27 of 54 clips seen, less than 10 s left" in said
+    assert "0.0 min" not in said
+
+
+def test_a_study_that_is_not_there_is_named_with_those_that_are(own_study: Path) -> None:
+    with pytest.raises(UserError, match=r"no study 'tinny' in .*; did you mean 'tiny'\? known: \['tiny'\]"):
+        main(["--study", "tinny", "--trial", "1", "--runs", str(own_study)])
+    with pytest.raises(UserError, match="study 'tiny' has no trained trial 77"):
+        main(["--study", "tiny", "--trial", "77", "--runs", str(own_study)])
+
+
+def test_steps_of_no_pruning_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    options = ["--architecture", "dssdn_c8-12_r0.5_sc_h16", "--data", str(tiny_folder), "--runs", str(tmp_path)]
+    with pytest.raises(UserError, match=r"--prune-steps 8 is about --prune; give --prune 0\.5 as well"):
+        main([*options, "--prune-steps", "8"])
+    assert not (tmp_path / "retrain").exists()
+
+
 def test_views_of_masks_are_scored_beside_the_plain_test(own_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs, name = own_study, "tiny"
     arguments = [
@@ -737,7 +772,7 @@ class TestANamedNetwork:
             retrain(tmp_path, "tiny", 1, data=data)
         with pytest.raises(UserError, match="--fold goes with --architecture"):
             retrain(tmp_path, "tiny", 1, fold=2)
-        with pytest.raises(UserError, match="unknown network 'dssdn-huge'; known"):
+        with pytest.raises(UserError, match=r"unknown network 'dssdn-huge'; .*known"):
             retrain(tmp_path, architecture="dssdn-huge", data=data)
         with pytest.raises(UserError, match="--accumulate is from 1 to 16, which leaves two"):
             retrain(tmp_path, architecture="dssdn-small", data=data, accumulate=17)

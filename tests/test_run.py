@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import tiny_arguments
 
@@ -47,6 +49,56 @@ def test_the_command_to_train_one_fully_leaves_the_length_to_the_recipe(
     assert "--epochs" not in line
 
 
+def test_params_stay_whole_numbers_beside_a_trial_without_any(
+    own_study: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = open_study("tiny", own_study)
+    study._study.enqueue_trial({})  # as an interrupted study leaves one
+    assert study.trials()["params"].dtype == float
+    assert all(isinstance(row["params"], int) for row in study.front().to_dict("records"))
+    assert main([*tiny_arguments(tiny_folder, own_study), "--json"]) == 0
+    assert all(
+        isinstance(row[cost], int)
+        for row in json.loads(capsys.readouterr().out)["front"]
+        for cost in ("params", "macs")
+    )
+    assert pd.read_csv(own_study / "tiny" / "front.csv")["params"].dtype == int
+    assert main(tiny_arguments(tiny_folder, own_study)) == 0
+    assert f"{study.front()['params'].iloc[0]:,} " in capsys.readouterr().out
+
+
+def test_times_name_the_workers_and_the_calls(
+    own_study: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("studies.run._FRONT_ROWS", 1)
+    more = [*tiny_arguments(tiny_folder, own_study), "--workers", "2", "--trials", "5"]
+    assert main(more) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(
+        r"1 networks to train by 2 workers of \d+ threads?, less than 10 s for each on one worker: less than 10 s in all",
+        said,
+    )
+    study = open_study("tiny", own_study)
+    trained = sum(study.trials()["seconds"].dropna())
+    assert re.search(r"this call took \d+ s all trainings of the study, over all calls and workers: \d+ s", said)
+    assert f"workers: {round(trained)} s" in said
+    assert " more in " not in said  # for a few rows the table does not break off
+    monkeypatch.setattr("studies.run._FEW_MORE", 0)
+    assert main(more) == 0
+    assert f"and {len(study.front()) - 1} more in " in capsys.readouterr().out
+
+
+def test_going_on_is_the_studys_own_command(tiny_study: tuple[Path, str]) -> None:
+    study = open_study(tiny_study[1], tiny_study[0])
+    made = "python -m studies.run --data 'my folder' --trials 4 --runs runs --space dssdn-wide --json"
+    study.info["provenance"]["command"] = made
+    assert study.going_on() == "python -m studies.run --data 'my folder' --runs runs --space dssdn-wide --trials N"
+    study.info["provenance"]["command"] = "python -m pytest"
+    assert study.going_on().startswith(
+        f"python -m studies.run --study tiny --data {study.info['data']['source']} --fold 5"
+    )
+
+
 def test_a_config_file_holds_any_option_and_flags_win(
     own_study: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,7 +113,7 @@ def test_a_config_file_holds_any_option_and_flags_win(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("trails = 4", "unknown option in .*'trails'; known"),
+        ("trails = 4", "unknown option in .*'trails'; .*known"),
         ("trials = ", "is not valid TOML"),
         ('trials = "many"', "trials = 'many'"),
         ("trials = true", "trials can not be True"),

@@ -372,9 +372,9 @@ def test_options_outside_their_range_are_refused(tiny_folder: Path, tmp_path: Pa
         ({"seed": -1}, "--seed is from 0"),
         ({"train_input": (500, 16)}, "--train-input is at most the full input, 44x256"),
         ({"sampler": "grid"}, "unknown sampler 'grid'; known"),
-        ({"space": "resnet"}, "unknown space 'resnet'; known"),
+        ({"space": "resnet"}, "unknown space 'resnet'; .*known"),
         ({"study": "../outside"}, "a study's name"),
-        ({"limits": "dcase1999"}, r"unknown limits 'dcase1999'; known: \['dcase2024'\]"),
+        ({"limits": "dcase1999"}, r"unknown limits 'dcase1999'; .*known: \['dcase2024'\]"),
         (
             {"precision": "int8"},
             r"--precision is one of \['float16', 'float32', 'int8'\], with --limits or --max-bytes; got 'int8'",

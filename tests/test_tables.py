@@ -334,3 +334,11 @@ class TestSystems:
     def test_accuracies_are_another_table(self):
         with pytest.raises(UserError, match="leave --dataset and --results out"):
             main(["--systems", "--dataset", "esc10"])
+
+
+def test_columns_of_accuracies_name_their_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tables.main([]) == 0
+    said = capsys.readouterr().out
+    assert said.count("acc. printed         ours") == 3
+    assert said.count("TAU 2020        esc50") == 2
+    assert "…" not in said

@@ -360,7 +360,9 @@ class TestRetraining:
     ) -> None:
         more = ["--recipe", "joint", "--teacher", str(teacher), "--temperature", "3", "--multitask", "none"]
         assert retrain.main(self.options(tiny_folder, tmp_path, *more, "--json")) == 0
-        report = json.loads(capsys.readouterr().out)
+        told = capsys.readouterr()
+        report = json.loads(told.out)
+        assert f"taught by {teacher}: soft targets at temperature 3, weights by phases, and features" in told.err
         recipe = report["recipe"]
         assert (recipe["teachers"], recipe["temperature"], recipe["feature_form"]) == (
             [str(teacher)],
@@ -370,6 +372,8 @@ class TestRetraining:
         assert dict(recipe["digests"]) == {str(teacher): teachers.teacher_digest(str(teacher))}
         assert "-joint-with-" in report["run"]
         assert report["params"] < 2_000  # the student's alone
+        assert retrain.main(self.options(tiny_folder, tmp_path, *more)) == 0  # finished already: its scores
+        assert f"\ntaught by {teacher}\n" in capsys.readouterr().out
 
     def test_another_teacher_under_the_same_name_is_refused_and_what_differs_is_said(
         self, own_teacher: Path, tiny_folder: Path, tmp_path: Path

@@ -190,11 +190,16 @@ def _frozen(value: Any) -> Any:
 def changed(
     recipe: Recipe, prune: float | None = None, prune_steps: int | None = None, precision: str | None = None
 ) -> Recipe:
-    """The recipe with these values, where they are not None. Raises `UserError` for a precision that is not known."""
+    """The recipe with these values, where they are not None. Raises `UserError` for a precision that is not known, and for steps of no pruning."""
     given: dict[str, Any] = {"prune": prune, "prune_steps": prune_steps, "precision": precision}
     if precision not in (None, *PRECISIONS):
         raise unknown("precision", str(precision), PRECISIONS)
-    return replace(recipe, **{name: value for name, value in given.items() if value is not None})
+    chosen = replace(recipe, **{name: value for name, value in given.items() if value is not None})
+    if prune_steps is not None and not chosen.prune:
+        raise UserError(
+            f"--prune-steps {prune_steps} is about --prune; give --prune 0.5 as well (half of the params go), or leave it out"
+        )
+    return chosen
 
 
 def short() -> Recipe:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections import Counter, defaultdict
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from trainers import download, export
 from trainers.audio import MISSING, BadAudio, Scan, read_sound, scan, why_missing
 from trainers.clips import DEFAULT_FOLD, SPLITS, Clip, Listing, check_splits, first
@@ -31,7 +30,7 @@ _CHUNK = 1024
 
 def main(argv: list[str] | None = None) -> int:
     """The command: 0, or 1 when `check` finds files missing or broken."""
-    parser = argparse.ArgumentParser(prog="python -m trainers.data", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m trainers.data", description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(dest="what", required=True, metavar="check | download | export")
     checking = commands.add_parser("check", help="what a folder is, what is missing, what is broken")
     checking.add_argument("folder", type=Path, metavar="FOLDER")

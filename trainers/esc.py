@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from search_space.errors import UserError
+from search_space.errors import UserError, unknown
 from trainers.clips import Clip, Listing, Split, check_unique, first, read_rows, record_name
 
 LIST = Path("meta") / "esc50.csv"
@@ -95,7 +95,7 @@ def _subset(rows: list[dict[str, str]], subset: str | None) -> tuple[list[dict[s
         return kept, ""
     path = Path(subset).expanduser()
     if not path.is_file():
-        raise UserError(f"unknown subset {subset!r}; known: ['esc10'] or the path of a csv with a column 'filename'")
+        raise unknown("subset", subset, ["esc10"], "the path of a csv with a column 'filename'")
     wanted = {row["filename"] for row in read_rows(path, ("filename",))}
     strangers = sorted(wanted - {row["filename"] for row in rows})
     if strangers:

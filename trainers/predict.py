@@ -19,7 +19,6 @@ Legend of array suffixes: B batch, C channels, N samples, T frames, F mel bins, 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import math
@@ -42,7 +41,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import adaptive_avg_pool2d
 
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from search_space.inference import inference_form
 from trainers import esc, own, tau
 from trainers.audio import (
@@ -272,7 +271,7 @@ def write_csv(path: Path, classes: Sequence[str], predictions: Iterable[Predicti
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m trainers.predict", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m trainers.predict", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="a run's folder: a study's trial or a full retraining")
     add("input", type=Path, metavar="WAV|FOLDER", help="a recording, a folder of them, or DCASE's evaluation set")

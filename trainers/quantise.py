@@ -1,12 +1,11 @@
 """A finished run's network in int8: `python -m trainers.quantise RUN [--how ptq]`, floats against int8 on val.
 
 The ranges of its maps are read from clips of train. The run is not changed; what is made lies in RUN/export: int8.safetensors (int8 tensors and
-scales), int8.json (what is printed) and, where onnx and onnxruntime are installed, network-int8.onnx. Test is not read.
+scales), int8.json (what is printed) and, where onnx and onnxruntime are installed and it decides like torch, network-int8.onnx. Test is not read.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from rich.table import Table
 from torch import nn
 
 from search_space.complexity import count_network
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, open_console, run_command
 from trainers import programs
 from trainers.inputs import load_inputs
 from trainers.loop import predictions
@@ -65,15 +64,17 @@ def quantise(run: Run, console: Console) -> dict[str, Any]:
         "scale_bytes": size.scales,
         "files": [str(home / INT8)],
     }
+    path = home / "network-int8.onnx"
+    path.unlink(missing_ok=True)  # one of before would be of other weights
     try:
         programs.check_onnx_installed()
-    except UserError as error:
-        console.print(f"no ONNX file is written: {error}", markup=False, soft_wrap=True)
-    else:
         network = nn.Sequential(normalise, int8).eval()
         probe = programs.find_probe(run, network, programs.INT8_PROBES)
         program = programs.make_onnx_int8(network, probe, programs.metadata(run))
-        path = home / "network-int8.onnx"
+    except UserError as error:
+        document["onnx_refused"] = str(error)
+        console.print(f"no ONNX file: {error}", markup=False, soft_wrap=True)
+    else:
         write_atomic(path, lambda file: file.write(program.content))
         document["files"].append(str(path))
         document["onnx_agreement"] = program.agreement
@@ -83,7 +84,7 @@ def quantise(run: Run, console: Console) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m trainers.quantise", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m trainers.quantise", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("run", type=Path, metavar="RUN", help="a finished run's folder")
     parser.add_argument(
         "--how", choices=["ptq"], default="ptq", help="after training; in training is --precision of trainers.retrain"

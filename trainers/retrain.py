@@ -6,7 +6,6 @@ chosen by a score), test scored once at the end, by the weights as they were rea
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import errno
@@ -17,6 +16,7 @@ import signal
 import statistics
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,18 +29,18 @@ from rich.table import Table
 
 from search_space.comparators import COMPARATORS
 from search_space.complexity import count_network
-from search_space.errors import UserError, open_console, run_command
+from search_space.errors import Parser, UserError, meant, open_console, run_command
 from search_space.presets import check_network, preset_name, recorded, resolve
 from trainers.changes import check_changeable, check_changes
 from trainers.clips import record_name
 from trainers.config import DEFAULT_RECIPE, RECIPES, Recipe
 from trainers.datasets import DEFAULT_FOLD, Dataset
-from trainers.features import Features
+from trainers.features import Features, FrontEnd
 from trainers.inputs import Inputs, data_record, load_inputs
 from trainers.loop import Diverged, Stopped, precision, predictions, resolve_device, seeded_model
 from trainers.memory import is_memory_full
 from trainers.metrics import scores
-from trainers.opening import open_data, reopen_data
+from trainers.opening import LINE_EVERY_S, about, open_data, reopen_data
 from trainers.recorded import has_checkpoint, is_int8, load_model, train_recorded
 from trainers.runs import (
     Predictions,
@@ -49,15 +49,19 @@ from trainers.runs import (
     check_seed,
     clear_temporaries,
     held,
+    is_study_name,
     network_folder,
     provenance,
     retrain_folder,
+    study_folder,
     trial_folder,
 )
 from trainers.teachers import get_ready, taught
-from trainers.teaching import CHANGES, OPTIONS, add_changes, add_options, recipe_of, words_of
+from trainers.teaching import CHANGES, OPTIONS, add_changes, add_options, described, recipe_of, words_of
 
 _TABLE_ROWS = 20
+# Assumed: long enough for a first guess of how long the rest takes, short enough that nobody thinks that it hangs.
+_FIRST_WORD_S = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +145,11 @@ def retrain(
     )
     if tensorboard:
         _summary_writer()
+
+    def early(dataset: Dataset, front_end: FrontEnd, size: tuple[int, int]) -> None:
+        """A network that can not become what it is to is told before log-mels are made."""
+        check_changeable(network, chosen, size, len(dataset.classes), epochs * len(dataset.splits.train))
+
     if architecture is None:
         candidate = _candidate(runs, study, trial, data, subset, fold)
         check_runs(runs)
@@ -157,14 +166,14 @@ def retrain(
             )
 
         def open_subject() -> Subject:
-            return Subject(network, *reopen_data(console, candidate["data"]), study, trial)
+            return Subject(network, *reopen_data(console, candidate["data"], early), study, trial)
     else:
         if study is not None or trial is not None:
             raise UserError("name a network by --study and --trial, or by --architecture and --data, not by both")
         check_network(architecture)
         check_runs(runs)
         network = recorded(architecture)
-        named = Subject(network, *open_data(console, data, subset, DEFAULT_FOLD if fold is None else fold))
+        named = Subject(network, *open_data(console, data, subset, DEFAULT_FOLD if fold is None else fold, early))
         digest = named.features.digest
         run = Run(network_folder(runs, _data_name(named.dataset), named.preset or network, chosen.label, epochs, seed))
 
@@ -225,6 +234,11 @@ def _candidate(
             raise UserError(f"--{name} goes with --architecture; a trial is trained on its study's data")
     run = Run(trial_folder(runs, study, trial))
     if not (run.path / "run.json").exists():
+        if not (folder := study_folder(runs, study)).is_dir():
+            known = sorted(path.parent.name for path in runs.glob("*/trials") if is_study_name(path.parent.name))
+            raise UserError(
+                f"no study {study!r} in {runs} ({folder} is not there); {meant(study, known)}known: {known}"
+            )
         raise UserError(
             f"study {study!r} has no trained trial {trial}: {run.path} holds no run. Where another machine trained it and the study keeps "
             f"artifacts, `python -m studies.export {run.path} --to card` fetches it"
@@ -342,12 +356,26 @@ def _train_and_score(
     _write_provenance(run, resume, console)
 
     writer: Any = None
+    began_s = spoken_s = time.monotonic()
+
+    def under_way() -> None:
+        """Before every batch: in an epoch that takes a while, how far the training is and how long it will take."""
+        nonlocal spoken_s
+        check()
+        now_s = time.monotonic()
+        if now_s - spoken_s < (_FIRST_WORD_S if spoken_s == began_s else LINE_EVERY_S):
+            return
+        status = run.status  # written every few seconds
+        if eta_s := status.get("eta_s"):
+            spoken_s = now_s
+            console.print(f"{status['clips_seen']:,} of {clips:,} clips seen, {about(eta_s)} left")
 
     def say(row: dict[str, Any], eta_s: float) -> None:
-        nonlocal writer
+        nonlocal writer, spoken_s
+        spoken_s = time.monotonic()
         console.print(
             f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.3f}  train {row['train_accuracy']:.1%}  "
-            f"val {row['val_accuracy']:.1%}  {row['seconds']:.1f} s  about {eta_s / 60:.1f} min left"
+            f"val {row['val_accuracy']:.1%}  {row['seconds']:.1f} s" + (f"  {about(eta_s)} left" if eta_s else "")
         )
         if tensorboard:
             if writer is None:  # of an earlier process's scalars those from here on are trained again
@@ -360,6 +388,8 @@ def _train_and_score(
         f"{len(inputs.splits['train'])} clips at {inputs.size[0]}x{inputs.size[1]} on {device}, recipe {recipe.name}",
         soft_wrap=True,
     )
+    for line in described(recipe):
+        console.print(line, markup=False, soft_wrap=True)
     with ExitStack() as stack:
         try:
             _, val = train_recorded(
@@ -368,7 +398,7 @@ def _train_and_score(
                 keep_checkpoints=True,
                 resume=resume,
                 on_epoch=say,
-                check=check,
+                check=under_way,
                 say=lambda line: console.print(line, markup=False, soft_wrap=True),
             )
         except Exception as error:
@@ -517,7 +547,7 @@ def _write_scalars(writer: Any, row: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m trainers.retrain", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m trainers.retrain", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("--study", metavar="NAME", help="the study that found the network")
     add("--trial", type=int, help="the trial whose network is trained")
@@ -582,9 +612,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _print_scores(run: Run) -> None:
-    config, test = run.config, run.scores or {}
+    config, test, final = run.config, run.scores or {}, run.final
     data = config["data"]
-    title = f"{config['architecture']} on {data['name']}" + (" (synthetic data)" if data["synthetic"] else "")
+    title = f"{final['architecture']} on {data['name']}" + (" (synthetic data)" if data["synthetic"] else "")
     console = open_console()
     val = run.metrics()[-1]["val_accuracy"]
     console.print(
@@ -593,12 +623,16 @@ def _print_scores(run: Run) -> None:
         f"val {val:.1%}",
         soft_wrap=True,
     )
+    for line in _became(run):
+        console.print(line, soft_wrap=True)
     if "tta" in test:
         tta = test["tta"]
         console.print(
             f"the same over {tta['draws']} draws of masks: {tta['accuracy']:.1%} (log loss {tta['log_loss']:.3f})"
         )
     for heading, rows in (("scene", test["per_scene"]), ("recorder", test["per_recorder"])):
+        if not any(rows):  # a single row without a name
+            continue
         table = Table(heading, "test accuracy")
         worst_first = sorted(rows.items(), key=lambda item: item[1])
         for name, accuracy in worst_first[:_TABLE_ROWS]:
@@ -609,6 +643,24 @@ def _print_scores(run: Run) -> None:
     if test["unseen"] is not None and test["seen"] is not None:
         console.print(f"recorders of the training set {test['seen']:.1%}, others {test['unseen']:.1%}")
     console.print(f"everything is in {run.path}")
+
+
+def _became(run: Run) -> Iterator[str]:
+    """What the training made of the network that it began with, and who taught it, a line each; none of a plain training."""
+    config, final, test = run.config, run.final, run.scores or {}
+    if steps := final.get("steps"):
+        yield (
+            f"pruned in {len(steps)} step{'s' * (len(steps) > 1)} from {config['architecture']}: {config['params']:,} params became "
+            f"{final['params']:,}, {config['macs'] / 1e6:,.1f} M MACs became {final['macs'] / 1e6:,.1f} M"
+        )
+    if precision := final.get("precision"):
+        floats = final["float32"]
+        yield (
+            f"{precision}: these scores are the int8 network's, {final['param_bytes']:,} bytes of params; the float32 weights that it was made of "
+            f"have test {test['float32']['accuracy']:.1%}, val {floats['val_accuracy']:.1%}, and decide alike on {floats['agreement']:.1%} of val"
+        )
+    if teachers := config["recipe"].get("teachers"):
+        yield f"taught by {', '.join(teachers)}"
 
 
 def _summary(runs: list[Run]) -> dict[str, Any]:

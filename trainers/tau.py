@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from search_space.errors import UserError
+from search_space.errors import UserError, unknown
 from trainers.clips import (
     DEFAULT_FOLD,
     Clip,
@@ -412,9 +412,7 @@ def _subset(
             f"subset {subset!r}: no {subset}.csv in {str(folder)!r} or its evaluation_setup/; get it from {SUBSETS_FROM}"
         )
     if not path.is_file():
-        raise UserError(
-            f"unknown subset {subset!r}; known: {list(SUBSETS)} or the path of a csv with a column 'filename'"
-        )
+        raise unknown("subset", subset, SUBSETS, "the path of a csv with a column 'filename'")
     rows = read_rows(path, ("filename",))
     wanted = {_plain(row["filename"]) for row in rows}
     by_name = {clip.filename: clip for clip in clips}

@@ -108,12 +108,39 @@ def words_of(recorded: Mapping[str, Any]) -> tuple[str, ...]:
     named, then = get_recipe(recorded["name"]), Recipe.of(recorded)
     words: list[str] = []
     for option in (*OPTIONS, *CHANGES):
+        if option == "prune_steps" and not then.prune:  # which say nothing
+            continue
         field = _FIELDS.get(option, option)
         value = getattr(then, field)
         if value != getattr(named, field):
             values = value if field == "teachers" else [value]
             words += [word for one in values for word in (f"--{option.replace('_', '-')}", str(one))]
     return tuple(words)
+
+
+def described(recipe: Recipe) -> list[str]:
+    """What a training by this recipe has beyond labels and a network that stays as it is, a line each; none for a plain one."""
+    lines = []
+    if recipe.teachers:
+        weights = "weights by phases" if recipe.phases else f"weight {recipe.soft_weight:g}"
+        features = "" if recipe.feature_form == "none" else f", and features of stages ({recipe.feature_form})"
+        lines.append(
+            f"taught by {', '.join(recipe.teachers)}: soft targets at temperature {recipe.temperature:g}, {weights}{features}"
+        )
+    if recipe.multitask != "none":
+        lines.append(f"taught super-classes as well ({recipe.multitask})")
+    if recipe.impulses != "none":
+        lines.append(f"clips pass device responses ({recipe.impulses}) with probability {recipe.impulse_probability:g}")
+    if recipe.prune:
+        steps = "1 step" if recipe.prune_steps == 1 else f"{recipe.prune_steps} steps"
+        lines.append(
+            f"pruned: {recipe.prune:.0%} of the params go in {steps} between {recipe.prune_from:.0%} and {recipe.prune_until:.0%} of the clips"
+        )
+    if recipe.precision != "float32":
+        begins = {"int8-ptq": "quantised after the training", "int8-qat-scratch": "fake-quantised from the first batch"}
+        how = begins.get(recipe.precision, f"fake-quantised from {recipe.quantise_from:.0%} of the clips on")
+        lines.append(f"{recipe.precision}: {how}; the int8 network is the one that is scored")
+    return lines
 
 
 def with_options(
