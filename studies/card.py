@@ -15,6 +15,7 @@ from typing import Any
 
 from search_space.complexity import count_network
 from search_space.errors import UserError
+from search_space.rounding import per_cent
 from trainers.metrics import scores
 from trainers.runs import Run
 from trainers.teaching import words_of
@@ -115,7 +116,7 @@ def _int8_rows(final: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         )
         yield (
             "val in float32",
-            f"{floats['val_accuracy']:.1%} by the same weights, which decide alike on {floats['agreement']:.1%} of the clips",
+            f"{per_cent(floats['val_accuracy'])} by the same weights, which decide alike on {per_cent(floats['agreement'])} of the clips",
         )
 
 
@@ -202,20 +203,20 @@ def _scores(run: Run) -> Iterable[str]:
         return
     if test.get("seen") is not None and test.get("unseen") is not None:
         yield (
-            f"Test clips of recorders that training had heard: {test['seen']:.1%}; of recorders that it had not: "
-            f"{test['unseen']:.1%}."
+            f"Test clips of recorders that training had heard: {per_cent(test['seen'])}; of recorders that it had not: "
+            f"{per_cent(test['unseen'])}."
         )
-    yield _table(("scene", "test accuracy"), [(_cell(name), f"{p:.1%}") for name, p in test["per_scene"].items()])
+    yield _table(("scene", "test accuracy"), [(_cell(name), f"{per_cent(p)}") for name, p in test["per_scene"].items()])
     if set(test["per_recorder"]) != {""}:
-        by_recorder = [(_cell(name) or "(not named)", f"{p:.1%}") for name, p in test["per_recorder"].items()]
+        by_recorder = [(_cell(name) or "(not named)", f"{per_cent(p)}") for name, p in test["per_recorder"].items()]
         yield _table(("recorder", "test accuracy"), by_recorder)
 
 
 def _score_row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     p, n = found["accuracy"], found["n_clips"]
-    accuracy = f"{p:.1%} ± {math.sqrt(p * (1 - p) / n):.1%}"
-    calibration = f"{found['calibration_error']:.1%}" if "calibration_error" in found else ""
-    return name, f"{n:,}", accuracy, f"{found['macro_accuracy']:.1%}", f"{found['log_loss']:.3f}", calibration
+    accuracy = f"{per_cent(p)} ± {per_cent(math.sqrt(p * (1 - p) / n))}"
+    calibration = f"{per_cent(found['calibration_error'])}" if "calibration_error" in found else ""
+    return name, f"{n:,}", accuracy, f"{per_cent(found['macro_accuracy'])}", f"{found['log_loss']:.3f}", calibration
 
 
 def _training(run: Run) -> str:

@@ -22,6 +22,7 @@ from rich.table import Table
 from search_space.complexity import Cost, count_network
 from search_space.errors import Parser, UserError, open_console, run_command
 from search_space.presets import check_network
+from search_space.rounding import per_cent
 from search_space.tables import RESULTS, record_result
 from studies.grid import Planned, check_budget, choose_hands, train_all, unfinished
 from studies.interrupts import interrupt
@@ -266,7 +267,7 @@ def _print_report(console: Console, report: dict[str, Any]) -> None:
 
 
 def _mean(mean: float, std: float | None) -> str:
-    return f"{mean:.1%}" if std is None else f"{mean:.1%} ± {100 * std:.1f}"
+    return f"{per_cent(mean)}" if std is None else f"{per_cent(mean)} ± {100 * std:.1f}"
 
 
 if __name__ == "__main__":

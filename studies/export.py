@@ -27,6 +27,7 @@ import psutil
 from rich.console import Console
 
 from search_space.errors import Parser, UserError, open_console, run_command, unknown
+from search_space.rounding import per_cent
 from studies.card import bullets, card
 from studies.records import ADDRESS, open_study
 from studies.storage import JOURNAL
@@ -290,7 +291,7 @@ def _make_programs(console: Console, done: Exported, formats: list[str], paths: 
         if format == "onnx-int8":
             calls["onnxruntime int8"] = program.call
             done.parity[format] = {"agreement": program.agreement, "input": many.title, "clips": list(many.filenames)}
-            say(f"{format}: onnxruntime decides like torch on {program.agreement:.1%} of {many.title}")
+            say(f"{format}: onnxruntime decides like torch on {per_cent(program.agreement)} of {many.title}")
             continue
         done.parity[format] = {
             "greatest_difference": program.greatest_difference,
@@ -356,7 +357,7 @@ def _measured(done: Exported) -> Iterable[str]:
     lines = [
         f"`{_PROGRAMS[name]}`: logits differ from torch's by at most {found['greatest_difference']:.2g} on {found['input']}"
         if "greatest_difference" in found
-        else f"`{_PROGRAMS[name]}`: decides like torch on {found['agreement']:.1%} of {found['input']}"
+        else f"`{_PROGRAMS[name]}`: decides like torch on {per_cent(found['agreement'])} of {found['input']}"
         for name, found in done.parity.items()
     ]
     lines += [f"`{_PROGRAMS[name]}` is refused: {why}" for name, why in done.refused.items()]

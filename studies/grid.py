@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from search_space.errors import UserError
+from search_space.rounding import per_cent
 from trainers.opening import about
 from trainers.runs import Run, available_cores
 from trainers.workers import (
@@ -143,7 +144,7 @@ def train_all(console: Console, waiting: Sequence[Planned], task: WorkerTask, ha
                 continue
             left_s = (time.monotonic() - began) / done * (len(waiting) - done)
             console.print(
-                f"{training.name}  seed {training.config['seed']}  val {result['val_accuracy']:.1%}  {result['seconds']:.0f} s  "
+                f"{training.name}  seed {training.config['seed']}  val {per_cent(result['val_accuracy'])}  {result['seconds']:.0f} s  "
                 f"{done}/{len(waiting)}{f'  {about(left_s)} left' if left_s else ''}",
                 markup=False,
                 soft_wrap=True,

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from search_space.complexity import parse_input
 from search_space.errors import Parser, UserError, open_console, run_command, unknown
+from search_space.rounding import per_cent
 from studies.analysis import clips_seen, hypervolume_course, hypervolume_of
 from studies.candidates import SAMPLERS
 from studies.charts import duration, write_html
@@ -304,12 +305,12 @@ def _run(console: Console, search: Search, records: StudyRecords) -> str | None:
             left = elapsed / max(1, state["here"]) * (search.options.trials - complete)
             with contextlib.suppress(*DATABASE_ERRORS):  # one that is gone for a moment: the old number stays
                 state["front"] = len(records.front())
-            status = f"best {state['best']:.1%}  front {state['front']:.0f}  {about(left)} left"
+            status = f"best {per_cent(state['best'])}  front {state['front']:.0f}  {about(left)} left"
             progress.update(bar, completed=complete, description=status)
             if not console.is_terminal:
                 stopped = "" if told.stopped_at is None else f" at {told.stopped_at:,} clips, stopped"
                 console.print(
-                    f"trial {told.trial}  {told.architecture}  val {told.val_accuracy:.1%}{stopped}  "
+                    f"trial {told.trial}  {told.architecture}  val {per_cent(told.val_accuracy)}{stopped}  "
                     f"{complete:.0f}/{search.options.trials}  {status}",
                     soft_wrap=True,
                 )
@@ -370,7 +371,7 @@ def _print_front(console: Console, records: StudyRecords, summary: dict[str, Any
             *(
                 str(row["trial"]),
                 row["architecture"],
-                f"{row['val_accuracy']:.1%}",
+                f"{per_cent(row['val_accuracy'])}",
                 f"{row['params']:,}",
                 f"{row['macs'] / 1e6:,.1f} M",
             )

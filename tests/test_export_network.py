@@ -28,6 +28,7 @@ from search_space.errors import UserError
 from search_space.model import build_model
 from search_space.operators import OPERATORS
 from search_space.presets import RELATED
+from search_space.rounding import per_cent
 from studies import open_study
 from studies.card import card, licence, without_paths
 from studies.export import main
@@ -410,7 +411,7 @@ class TestCard:
         assert f"| params | {cost.params:,} |" in text
         assert f"| {cost.macs:,} |" in text
         assert f"{cost.param_bytes('float16'):,} as float16" in text
-        assert f"| val | {len(val.filenames)} | {val.accuracy:.1%} ± " in text
+        assert f"| val | {len(val.filenames)} | {per_cent(val.accuracy)} ± " in text
         assert "The test split was not scored" in text
         assert "a study's candidate" in text
         assert own_run.provenance["git"] in text
@@ -419,10 +420,10 @@ class TestCard:
     def test_test_scores_by_scene_and_recorder(self, own_run):
         score_test(own_run)
         text = card(own_run)
-        assert "| test, scored once | 4 | 75.0% ± 21.7% |" in text
-        assert "recorders that training had heard: 100.0%; of recorders that it had not: 50.0%" in text
-        assert "| noise | 50.0% |" in text
-        assert "| s4 | 50.0% |" in text
+        assert "| test, scored once | 4 | 75.0 % ± 21.7 % |" in text
+        assert "recorders that training had heard: 100.0 %; of recorders that it had not: 50.0 %" in text
+        assert "| noise | 50.0 % |" in text
+        assert "| s4 | 50.0 % |" in text
         assert "Not comparable with means over several folds" in text
 
     @pytest.fixture

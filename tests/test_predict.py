@@ -22,6 +22,7 @@ import torch
 
 from search_space.architecture import Architecture
 from search_space.errors import UserError, run_command
+from search_space.rounding import per_cent
 from trainers.datasets import open_dataset
 from trainers.features import FrontEnd
 from trainers.inputs import Inputs
@@ -377,7 +378,7 @@ class TestScreen:
         said = predict_files(trial, wav, device="cpu").files[0].probabilities
         ranked = sorted(said, key=lambda scene: -said[scene])
         assert [out.index(scene) for scene in ranked] == sorted(out.index(scene) for scene in ranked)
-        assert f"{said[ranked[0]]:.1%}" in out
+        assert per_cent(said[ranked[0]]) in out
 
     def test_a_folder(self, trial: Run, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main([str(trial.path), str(tiny_folder / "audio"), "--device", "cpu"]) == 0

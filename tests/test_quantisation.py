@@ -20,6 +20,7 @@ from search_space.blocks import RepConv, merge_branches, orthonormal_penalty
 from search_space.complexity import count
 from search_space.errors import UserError, open_console
 from search_space.model import build_model
+from search_space.rounding import per_cent
 from studies import export
 from trainers import programs, quantise, retrain
 from trainers.changes import check_changes
@@ -368,7 +369,7 @@ class TestRecord:
         )
         assert f"int8-qat: these scores are the int8 network's, {final['param_bytes']:,} bytes of params" in said
         assert finished.scores is not None
-        assert f"have test {finished.scores['float32']['accuracy']:.1%}, val " in said
+        assert f"have test {per_cent(finished.scores['float32']['accuracy'])}, val " in said
         assert "recorder" not in said  # this data names none
 
     def test_a_card_says_so(self, finished: Run, tmp_path: Path) -> None:
@@ -431,10 +432,10 @@ class TestQuantise:
         capsys.readouterr()
         assert quantise.main([str(run.path)]) == 0
         said = capsys.readouterr().out
-        assert "decides like torch on 100.0% of 9 val clips of the run: on 0 of 9 otherwise" in said
+        assert "decides like torch on 100.0 % of 9 val clips of the run: on 0 of 9 otherwise" in said
         assert "--to onnx" in said
         home = run.path / "export"
         assert {path.name for path in home.iterdir()} == {"int8.safetensors", "int8.json"}
         document = json.loads((home / "int8.json").read_text())
-        assert document["onnx_refused"].startswith("the int8 ONNX program decides like torch on 100.0%")
+        assert document["onnx_refused"].startswith("the int8 ONNX program decides like torch on 100.0 %")
         assert set(document["val_accuracy"]) == {"float32", "int8"}

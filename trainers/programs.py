@@ -27,6 +27,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from search_space.blocks import merge_branches
 from search_space.errors import UserError
+from search_space.rounding import per_cent
 from trainers.audio import Sound, read_sound
 from trainers.datasets import read_listing
 from trainers.features import FrontEnd, fitted_logmel
@@ -199,7 +200,7 @@ def make_onnx_int8(network: nn.Module, probe: Probe, notes: Mapping[str, str]) -
     agreement = alike / clips
     if not np.isfinite(ours_BK).all() or clips - alike > INT8_APART:
         raise Refused(
-            f"the int8 ONNX program decides like torch on {agreement:.1%} of {probe.title}: on {clips - alike} of {clips} otherwise, and on at most "
+            f"the int8 ONNX program decides like torch on {per_cent(agreement)} of {probe.title}: on {clips - alike} of {clips} otherwise, and on at most "
             f"{INT8_APART} it may; it is not written. The int8 weights and their scores are torch's and hold; the float32 network as ONNX is "
             f"`python -m studies.export RUN --to onnx`"
         )

@@ -18,6 +18,7 @@ from torch import nn
 
 from search_space.complexity import count_network
 from search_space.errors import Parser, UserError, open_console, run_command
+from search_space.rounding import per_cent
 from trainers import programs
 from trainers.inputs import load_inputs
 from trainers.loop import predictions
@@ -102,10 +103,10 @@ def main(argv: list[str] | None = None) -> int:
         "", "val accuracy", "bytes of params", title=f"{document['architecture']} on {document['data']}{synthetic}"
     )
     for name, accuracy in document["val_accuracy"].items():
-        table.add_row(name, f"{accuracy:.1%}", f"{document['param_bytes'][name]:,}")
+        table.add_row(name, f"{per_cent(accuracy)}", f"{document['param_bytes'][name]:,}")
     console.print(table)
     console.print(
-        f"both decide alike on {document['agreement']:.1%} of {document['val_clips']:,} val clips; {document['scale_bytes']:,} bytes of scales besides",
+        f"both decide alike on {per_cent(document['agreement'])} of {document['val_clips']:,} val clips; {document['scale_bytes']:,} bytes of scales besides",
         soft_wrap=True,
     )
     for path in document["files"]:

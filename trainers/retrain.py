@@ -31,6 +31,7 @@ from search_space.comparators import COMPARATORS
 from search_space.complexity import count_network
 from search_space.errors import Parser, UserError, meant, open_console, run_command
 from search_space.presets import check_network, preset_name, recorded, resolve
+from search_space.rounding import per_cent
 from trainers.changes import check_changeable, check_changes
 from trainers.clips import record_name
 from trainers.config import DEFAULT_RECIPE, RECIPES, Recipe
@@ -374,8 +375,8 @@ def _train_and_score(
         nonlocal writer, spoken_s
         spoken_s = time.monotonic()
         console.print(
-            f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.3f}  train {row['train_accuracy']:.1%}  "
-            f"val {row['val_accuracy']:.1%}  {row['seconds']:.1f} s" + (f"  {about(eta_s)} left" if eta_s else "")
+            f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.3f}  train {per_cent(row['train_accuracy'])}  "
+            f"val {per_cent(row['val_accuracy'])}  {row['seconds']:.1f} s" + (f"  {about(eta_s)} left" if eta_s else "")
         )
         if tensorboard:
             if writer is None:  # of an earlier process's scalars those from here on are trained again
@@ -618,9 +619,9 @@ def _print_scores(run: Run) -> None:
     console = open_console()
     val = run.metrics()[-1]["val_accuracy"]
     console.print(
-        f"\n{title}, test fold scored once ({test['n_clips']} clips): {test['accuracy']:.1%} "
-        f"(macro {test['macro_accuracy']:.1%}, log loss {test['log_loss']:.3f}, calibration error {test.get('calibration_error', math.nan):.1%}); "
-        f"val {val:.1%}",
+        f"\n{title}, test fold scored once ({test['n_clips']} clips): {per_cent(test['accuracy'])} "
+        f"(macro {per_cent(test['macro_accuracy'])}, log loss {test['log_loss']:.3f}, calibration error {per_cent(test.get('calibration_error', math.nan))}); "
+        f"val {per_cent(val)}",
         soft_wrap=True,
     )
     for line in _became(run):
@@ -628,7 +629,7 @@ def _print_scores(run: Run) -> None:
     if "tta" in test:
         tta = test["tta"]
         console.print(
-            f"the same over {tta['draws']} draws of masks: {tta['accuracy']:.1%} (log loss {tta['log_loss']:.3f})"
+            f"the same over {tta['draws']} draws of masks: {per_cent(tta['accuracy'])} (log loss {tta['log_loss']:.3f})"
         )
     for heading, rows in (("scene", test["per_scene"]), ("recorder", test["per_recorder"])):
         if not any(rows):  # a single row without a name
@@ -636,12 +637,12 @@ def _print_scores(run: Run) -> None:
         table = Table(heading, "test accuracy")
         worst_first = sorted(rows.items(), key=lambda item: item[1])
         for name, accuracy in worst_first[:_TABLE_ROWS]:
-            table.add_row(name or "(not named)", f"{accuracy:.1%}")
+            table.add_row(name or "(not named)", f"{per_cent(accuracy)}")
         console.print(table)
         if len(rows) > _TABLE_ROWS:
             console.print(f"the worst {_TABLE_ROWS} of {len(rows)}; all of them stand in scores.json")
     if test["unseen"] is not None and test["seen"] is not None:
-        console.print(f"recorders of the training set {test['seen']:.1%}, others {test['unseen']:.1%}")
+        console.print(f"recorders of the training set {per_cent(test['seen'])}, others {per_cent(test['unseen'])}")
     console.print(f"everything is in {run.path}")
 
 
@@ -657,7 +658,7 @@ def _became(run: Run) -> Iterator[str]:
         floats = final["float32"]
         yield (
             f"{precision}: these scores are the int8 network's, {final['param_bytes']:,} bytes of params; the float32 weights that it was made of "
-            f"have test {test['float32']['accuracy']:.1%}, val {floats['val_accuracy']:.1%}, and decide alike on {floats['agreement']:.1%} of val"
+            f"have test {per_cent(test['float32']['accuracy'])}, val {per_cent(floats['val_accuracy'])}, and decide alike on {per_cent(floats['agreement'])} of val"
         )
     if teachers := config["recipe"].get("teachers"):
         yield f"taught by {', '.join(teachers)}"
@@ -687,7 +688,9 @@ def _print_summary(console: Console, summary: dict[str, Any]) -> None:
     for name in ("val", "test", "test_macro", "test_seen", "test_unseen"):
         mean, std = summary[f"{name}_mean"], summary[f"{name}_std"]
         if mean is not None:
-            table.add_row(name.replace("_", ", "), f"{mean:.1%}", "" if std is None else f"{100 * std:.1f} points")
+            table.add_row(
+                name.replace("_", ", "), f"{per_cent(mean)}", "" if std is None else f"{100 * std:.1f} points"
+            )
     console.print(table)
 
 
