@@ -387,7 +387,7 @@ class TestScreen:
         assert "and 25 more; --csv OUT or --json has all" in out
         counts = Counter(said.scene for said in predict_files(trial, tiny_folder, device="cpu").files)
         rows = [line.split() for line in out.split("predicted scene")[1].splitlines()]
-        assert {row[1]: row[3] for row in rows if len(row) == 7} == {k: str(n) for k, n in counts.items()}
+        assert {row[1]: row[3] for row in rows if len(row) == 8} == {k: str(n) for k, n in counts.items()}
 
     def test_synthetic_data_is_called_so_everywhere(
         self, tau_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
