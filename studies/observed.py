@@ -32,9 +32,9 @@ from search_space.presets import resolve
 from search_space.space import get_space
 from studies import analysis
 from studies.differences import holm
+from studies.factors import Setting, factors
 from studies.records import StudyRecords, encode, ordered
 from studies.statistics import CONFIDENCE
-from studies.variants import Setting, factors
 from trainers.config import get_recipe
 
 Choices = Mapping[str, Sequence[Any]]

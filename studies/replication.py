@@ -21,9 +21,9 @@ import pandas as pd
 from rich.console import Console
 
 from search_space.errors import UserError
+from studies.factors import TEACHING
 from studies.grid import Hands, Planned, choose_hands, train_all, unfinished
 from studies.records import StudyRecords, open_study
-from studies.variants import TEACHING
 from trainers.config import UNTAUGHT, Recipe, get_untaught
 from trainers.datasets import Dataset
 from trainers.features import Features

@@ -19,8 +19,8 @@ from search_space.space import AnySpace, get_space
 from studies import ablate, open_study
 from studies import run as studies_run
 from studies.drawings import cost_by_part, network_svg
+from studies.factors import Setting, factors
 from studies.observed import effects_report
-from studies.variants import Setting, factors
 from trainers.config import short
 
 __all__ = ["main_module_is_given_back", "page", "runs"]

@@ -16,7 +16,8 @@ from search_space.architecture import Architecture
 from search_space.errors import UserError
 from search_space.presets import NETWORKS, PRESETS, resolve
 from search_space.space import get_space
-from studies.variants import Factor, Setting, Variant, choose, factorial, factors, one_change, table2
+from studies.factors import Factor, Setting, factors
+from studies.variants import Variant, choose, factorial, one_change, table2
 from trainers.config import RECIPES, get_recipe, mixstyle, paper, short
 from trainers.teaching import with_options
 
