@@ -135,14 +135,12 @@ def _show_structure(study: StudyRecords, row: dict[Any, Any], run: Run) -> None:
         layers["shape"] = [" × ".join(map(str, shape)) for shape in layers["shape"]]
         layers["share"] = rounded(100 * layers["macs"] / max(cost.macs, 1))
         columns = {
-            "name": st.column_config.TextColumn("Layer", width=230),
-            "kind": st.column_config.TextColumn("Kind", width=85),
-            "shape": st.column_config.TextColumn("Output", width=105, help="channels × frames × mel bins"),
-            "params": st.column_config.NumberColumn("Params", format="localized", width=65),
-            "macs": st.column_config.NumberColumn("MACs", format="localized", width=85),
-            "share": st.column_config.ProgressColumn(
-                "Share", help="of the MACs", width=80, format="%.1f %%", max_value=float(layers["share"].max()) or 1.0
-            ),
+            "name": st.column_config.TextColumn("Layer", width=205),
+            "kind": st.column_config.TextColumn("Kind", width=80),
+            "shape": st.column_config.TextColumn("Output", width=100, help="channels × frames × mel bins"),
+            "params": st.column_config.NumberColumn("Params", format="localized", width=60),
+            "macs": st.column_config.NumberColumn("MACs", format="localized", width=80),
+            "share": st.column_config.NumberColumn("Share", help="of the MACs", width=60, format="%.1f %%"),
         }
         st.dataframe(layers, key="layers", hide_index=True, column_config=columns, height=420)
 
