@@ -31,8 +31,9 @@ from search_space.presets import PRESETS
 from studies import open_study
 from studies.analysis import hypervolume_of
 from studies.owners import owner
+from studies.plans import SearchOptions
 from studies.records import encode, ordered
-from studies.search import Search, SearchOptions
+from studies.search import Search
 from trainers.datasets import open_dataset
 from trainers.features import prepare
 from trainers.opening import progress_bar

@@ -20,8 +20,8 @@ from rich.table import Table
 from search_space.errors import Parser, UserError, open_console, run_command, unknown
 from search_space.presets import check_network
 from studies.grid import Planned, choose_hands, train_all, unfinished
+from studies.plans import check_train_input
 from studies.run import size_of
-from studies.search import check_train_input
 from trainers.clips import DEFAULT_FOLD
 from trainers.config import RECIPES, Recipe, default_train_input, get_recipe
 from trainers.inputs import data_record

@@ -26,8 +26,8 @@ from search_space.complexity import count
 from search_space.errors import Parser, UserError, open_console, run_command
 from search_space.space import get_space
 from studies.analysis import signal
+from studies.plans import check_train_input
 from studies.run import count_of, size_of
-from studies.search import check_train_input
 from trainers.config import default_budget, default_train_input, get_recipe
 from trainers.datasets import DEFAULT_FOLD
 from trainers.inputs import data_record

@@ -112,7 +112,8 @@ def postgresql(folder: Path | None = None) -> Iterator[str]:
 
 def coordinate(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
     """Run one coordinator until the total is reached: seconds from the moment that all machines were ready to the last training's end."""
-    from studies.search import Search, SearchOptions, Told
+    from studies.plans import SearchOptions
+    from studies.search import Search, Told
     from trainers.datasets import open_dataset
     from trainers.features import prepare
 

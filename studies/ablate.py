@@ -34,9 +34,9 @@ from studies.ablation_report import FILES, build_report, write_report
 from studies.factors import Factor, Setting, factors
 from studies.grid import check_budget, choose_hands
 from studies.interrupts import interrupt
+from studies.plans import check_train_input
 from studies.records import open_study
 from studies.run import count_of, size_of
-from studies.search import check_train_input
 from studies.variants import Grid, Variant, choose, factorial, one_change, table2
 from trainers.changes import check_changeable
 from trainers.clips import DEFAULT_FOLD

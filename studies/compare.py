@@ -26,8 +26,8 @@ from search_space.rounding import per_cent
 from search_space.tables import RESULTS, record_result
 from studies.grid import Planned, check_budget, choose_hands, train_all, unfinished
 from studies.interrupts import interrupt
+from studies.plans import check_train_input
 from studies.run import count_of, size_of
-from studies.search import check_train_input
 from trainers.clips import DEFAULT_FOLD
 from trainers.config import UNTAUGHT, Recipe, default_budget, default_train_input, get_untaught, short
 from trainers.datasets import Dataset

@@ -26,8 +26,9 @@ from studies.candidates import SAMPLERS
 from studies.charts import duration, write_html
 from studies.fronts import front_figure
 from studies.interrupts import interrupt
+from studies.plans import SearchOptions, planned
 from studies.records import StudyRecords
-from studies.search import Search, SearchOptions, Told, planned
+from studies.search import Search, Told
 from studies.storage import DATABASE_ERRORS
 from trainers.datasets import DEFAULT_FOLD, Dataset
 from trainers.features import FrontEnd

@@ -33,8 +33,9 @@ from studies import open_study, owners
 from studies.code import _shape, code_digest
 from studies.crew import Crew
 from studies.owners import owner
+from studies.plans import SearchOptions
 from studies.records import encode
-from studies.search import MOST_DEATHS, Search, SearchOptions, Told
+from studies.search import MOST_DEATHS, Search, Told
 from studies.storage import JOURNAL, TORN, mend_journal, open_storage
 from trainers.datasets import open_dataset
 from trainers.features import prepare

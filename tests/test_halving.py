@@ -20,8 +20,9 @@ from search_space.errors import UserError
 from studies import open_study
 from studies.candidates import SAMPLERS, Taught, make_sampler
 from studies.halving import KEEP, Reached, at_rung, expected, goes_on, mean_share, place
+from studies.plans import SearchOptions
 from studies.records import trial_state
-from studies.search import Search, SearchOptions, Told
+from studies.search import Search, Told
 from trainers.config import get_recipe
 from trainers.datasets import open_dataset
 from trainers.features import prepare

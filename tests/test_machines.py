@@ -36,7 +36,8 @@ from studies import export, list_studies, open_study
 from studies import run as studies_run
 from studies.artifacts import Artifacts
 from studies.owners import owner
-from studies.search import Search, SearchOptions, Told
+from studies.plans import SearchOptions
+from studies.search import Search, Told
 from studies.storage import database_lock, database_url
 from trainers.datasets import open_dataset
 from trainers.features import prepare

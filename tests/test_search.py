@@ -27,8 +27,9 @@ from search_space.presets import PRESETS
 from search_space.space import Space, get_space
 from studies import list_studies, open_study
 from studies.candidates import SAMPLERS, Candidates, Caps, make_sampler
+from studies.plans import SearchOptions
 from studies.records import encode
-from studies.search import Search, SearchOptions, Told
+from studies.search import Search, Told
 from studies.storage import open_storage
 from trainers.datasets import open_dataset
 from trainers.features import prepare
