@@ -286,6 +286,7 @@ def _make_programs(console: Console, done: Exported, formats: list[str], paths: 
                 program = programs.PROGRAMS[format](floats, probe, notes)
         except programs.Refused as error:  # the others, and the card, are worth having all the same
             done.refused[format] = str(error)
+            paths[_PROGRAMS[format]].unlink(missing_ok=True)  # what an earlier export left is refused, too
             continue
         done.add(format, paths[_PROGRAMS[format]], program.content)
         if format == "onnx-int8":

@@ -7,7 +7,6 @@ not trained again.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import json
 from collections.abc import Mapping
@@ -181,8 +180,8 @@ def _taught_like(records: StudyRecords, recipe: Recipe) -> Recipe:
 
     Raises `UserError` where that has changed, or is gone.
     """
-    then = Recipe.of(records.info["recipe"])
-    recipe = dataclasses.replace(recipe, **{name: getattr(then, name) for name in TEACHING})
+    then = records.info["recipe"]
+    recipe = Recipe.of({**recipe.record(), **{name: then[name] for name in TEACHING if name in then}})
     if sealed(recipe) != recipe:
         raise UserError(
             f"study {records.name!r} was taught by what has changed since ({', '.join(name for name, _ in recipe.digests)}): put it back as it was"

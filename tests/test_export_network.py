@@ -347,6 +347,8 @@ class TestCommand:
                 main([str(own_run.path), "--to", formats, "--out", str(target)])
 
     def test_a_refused_program_leaves_no_file_and_holds_no_other_back(self, own_run, monkeypatch, capsys):
+        (own_run.path / "export").mkdir(exist_ok=True)
+        (own_run.path / "export" / "network.pt2").write_bytes(b"an earlier one")
         monkeypatch.setattr(programs, "TOLERANCE", -1.0)
         with pytest.raises(UserError, match=r"pt2: .* it is not written"):
             main([str(own_run.path), "--to", "csv,pt2,card", "--json"])

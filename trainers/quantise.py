@@ -66,9 +66,9 @@ def quantise(run: Run, console: Console) -> dict[str, Any]:
         "files": [str(home / INT8)],
     }
     path = home / "network-int8.onnx"
-    path.unlink(missing_ok=True)  # one of before would be of other weights
     try:
         programs.check_onnx_installed()
+        path.unlink(missing_ok=True)  # one of before would be of other weights
         network = nn.Sequential(normalise, int8).eval()
         probe = programs.find_probe(run, network, programs.INT8_PROBES)
         program = programs.make_onnx_int8(network, probe, programs.metadata(run))

@@ -159,12 +159,10 @@ def retrain(
         run = Run(retrain_folder(runs, study, trial, chosen.label, epochs, seed))
         network, digest = candidate["architecture"], candidate["data"]["digest"]
         if (learned_from := candidate["recipe"].get("teachers")) and not chosen.teachers:
-            words = shlex.join(words_of(candidate["recipe"]))
-            console.print(
-                f"the study's networks learned from {', '.join(learned_from)}, and this training does not; to have it learn so too: {words}",
-                markup=False,
-                soft_wrap=True,
-            )
+            said = f"the study's networks learned from {', '.join(learned_from)}, and this training does not"
+            with contextlib.suppress(UserError):  # of another version: then these words alone
+                said += f"; to have it learn so too: {shlex.join(words_of(candidate['recipe']))}"
+            console.print(said, markup=False, soft_wrap=True)
 
         def open_subject() -> Subject:
             return Subject(network, *reopen_data(console, candidate["data"], early), study, trial)
