@@ -28,7 +28,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from search_space.complexity import Cost, LayerCost, Maps, check_sizes, convolution
 from search_space.errors import UserError, unknown
@@ -215,8 +215,7 @@ class Related:
         if len(widths) <= stems:
             raise UserError(f"channels are those of the stem and of each stage; got {list(widths)}; try {example}")
         kernels = tuple((int(pair[0]), int(pair[1])) for pair in (match["kernels"] or "").split("-") if pair)
-        found: Kind = "cpr" if kind == "cpr" else "bcr" if kind == "bcr" else "tfs"
-        return cls(found, widths[:stems], widths[stems:], depths, kernels, groups, pools)
+        return cls(cast("Kind", kind), widths[:stems], widths[stems:], depths, kernels, groups, pools)
 
 
 def cp_resnet(base: int = 32, rho: int = 8, depths: Sequence[int] = (2, 1, 1), groups: int = 2) -> Related:

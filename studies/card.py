@@ -206,17 +206,17 @@ def _scores(run: Run) -> Iterable[str]:
             f"Test clips of recorders that training had heard: {per_cent(test['seen'])}; of recorders that it had not: "
             f"{per_cent(test['unseen'])}."
         )
-    yield _table(("scene", "test accuracy"), [(_cell(name), f"{per_cent(p)}") for name, p in test["per_scene"].items()])
+    yield _table(("scene", "test accuracy"), [(_cell(name), per_cent(p)) for name, p in test["per_scene"].items()])
     if set(test["per_recorder"]) != {""}:
-        by_recorder = [(_cell(name) or "(not named)", f"{per_cent(p)}") for name, p in test["per_recorder"].items()]
+        by_recorder = [(_cell(name) or "(not named)", per_cent(p)) for name, p in test["per_recorder"].items()]
         yield _table(("recorder", "test accuracy"), by_recorder)
 
 
 def _score_row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     p, n = found["accuracy"], found["n_clips"]
     accuracy = f"{per_cent(p)} ± {per_cent(math.sqrt(p * (1 - p) / n))}"
-    calibration = f"{per_cent(found['calibration_error'])}" if "calibration_error" in found else ""
-    return name, f"{n:,}", accuracy, f"{per_cent(found['macro_accuracy'])}", f"{found['log_loss']:.3f}", calibration
+    calibration = per_cent(found["calibration_error"]) if "calibration_error" in found else ""
+    return name, f"{n:,}", accuracy, per_cent(found["macro_accuracy"]), f"{found['log_loss']:.3f}", calibration
 
 
 def _training(run: Run) -> str:

@@ -267,7 +267,7 @@ def _print_report(console: Console, report: dict[str, Any]) -> None:
 
 
 def _mean(mean: float, std: float | None) -> str:
-    return f"{per_cent(mean)}" if std is None else f"{per_cent(mean)} ± {100 * std:.1f}"
+    return per_cent(mean) if std is None else f"{per_cent(mean)} ± {100 * std:.1f}"
 
 
 if __name__ == "__main__":

@@ -372,7 +372,7 @@ def _print_front(console: Console, records: StudyRecords, summary: dict[str, Any
             *(
                 str(row["trial"]),
                 row["architecture"],
-                f"{per_cent(row['val_accuracy'])}",
+                per_cent(row["val_accuracy"]),
                 f"{row['params']:,}",
                 f"{row['macs'] / 1e6:,.1f} M",
             )

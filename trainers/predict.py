@@ -500,7 +500,7 @@ def _print_scenes(console: Console, said: Prediction) -> None:
     table = Table("scene", "probability", title=said.filename, title_justify="left")
     ranked = sorted(said.probabilities.items(), key=lambda item: -item[1])
     for scene, probability in ranked[:_ROWS]:
-        table.add_row(scene, f"{per_cent(probability)}")
+        table.add_row(scene, per_cent(probability))
     console.print(table)
     if len(ranked) > _ROWS:
         console.print(f"and {len(ranked) - _ROWS} less probable ones; --json has all")
@@ -509,13 +509,13 @@ def _print_scenes(console: Console, said: Prediction) -> None:
 def _print_files(console: Console, recordings: Recordings, predictions: Sequence[Prediction]) -> None:
     table = Table("file", "scene", "probability", title=recordings.title, title_justify="left")
     for said in predictions[:_ROWS]:
-        table.add_row(said.filename, said.scene, f"{per_cent(said.probabilities[said.scene])}")
+        table.add_row(said.filename, said.scene, per_cent(said.probabilities[said.scene]))
     console.print(table)
     if len(predictions) > _ROWS:
         console.print(f"and {len(predictions) - _ROWS:,} more; --csv OUT or --json has all")
     counts = Table("predicted scene", "files", "share")
     for scene, count in Counter(said.scene for said in predictions).most_common():
-        counts.add_row(scene, f"{count:,}", f"{per_cent(count / len(predictions))}")
+        counts.add_row(scene, f"{count:,}", per_cent(count / len(predictions)))
     console.print(counts)
 
 

@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         "", "val accuracy", "bytes of params", title=f"{document['architecture']} on {document['data']}{synthetic}"
     )
     for name, accuracy in document["val_accuracy"].items():
-        table.add_row(name, f"{per_cent(accuracy)}", f"{document['param_bytes'][name]:,}")
+        table.add_row(name, per_cent(accuracy), f"{document['param_bytes'][name]:,}")
     console.print(table)
     console.print(
         f"both decide alike on {per_cent(document['agreement'])} of {document['val_clips']:,} val clips; {document['scale_bytes']:,} bytes of scales besides",

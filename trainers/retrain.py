@@ -635,7 +635,7 @@ def _print_scores(run: Run) -> None:
         table = Table(heading, "test accuracy")
         worst_first = sorted(rows.items(), key=lambda item: item[1])
         for name, accuracy in worst_first[:_TABLE_ROWS]:
-            table.add_row(name or "(not named)", f"{per_cent(accuracy)}")
+            table.add_row(name or "(not named)", per_cent(accuracy))
         console.print(table)
         if len(rows) > _TABLE_ROWS:
             console.print(f"the worst {_TABLE_ROWS} of {len(rows)}; all of them stand in scores.json")
@@ -686,9 +686,7 @@ def _print_summary(console: Console, summary: dict[str, Any]) -> None:
     for name in ("val", "test", "test_macro", "test_seen", "test_unseen"):
         mean, std = summary[f"{name}_mean"], summary[f"{name}_std"]
         if mean is not None:
-            table.add_row(
-                name.replace("_", ", "), f"{per_cent(mean)}", "" if std is None else f"{100 * std:.1f} points"
-            )
+            table.add_row(name.replace("_", ", "), per_cent(mean), "" if std is None else f"{100 * std:.1f} points")
     console.print(table)
 
 
